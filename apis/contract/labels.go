@@ -1,0 +1,101 @@
+package contract
+
+// Groups, versions and well-known objects.
+const (
+	SystemNamespace  = "fluid-system"
+	CSIDriver        = "fuse.csi.fluid.io"
+	StorageClass     = "fluid"
+	WebhookConfig    = "fluid-pod-admission-webhook"
+	WebhookPath      = "/mutate-fluid-io-v1alpha1-schedulepod"
+	WebhookPort      = 9443
+	CategoryFluid    = "fluid"
+	RuntimeConfigKey = "runtime.json"
+)
+
+// Labels.
+const (
+	LabelDatasetID       = "fluid.io/dataset-id"
+	LabelDataset         = "fluid.io/dataset"
+	LabelDatasetPlace    = "fluid.io/dataset-placement"
+	LabelDatasetNum      = "fluid.io/dataset-num"
+	LabelExclusive       = "fluid_exclusive"
+	LabelCacheRuntime    = "cacheruntime.fluid.io/name"
+	LabelComponent       = "cacheruntime.fluid.io/component-name"
+	LabelJobPolicy       = "fluid.io/jobPolicy"
+	LabelServerlessFuse  = "serverless.fluid.io/inject"
+	LabelServerfulFuse   = "fuse.serverful.fluid.io/inject"
+	LabelEnableInjection = "fluid.io/enable-injection"
+	LabelInjectDone      = "done.sidecar.fluid.io/inject"
+
+	// LabelSidecarDatasetName and its sibling are prefixes: the container's name follows.
+	LabelSidecarDatasetName      = "dataset-name.sidecar.fluid.io/"
+	LabelSidecarDatasetNamespace = "dataset-namespace.sidecar.fluid.io/"
+)
+
+// DatasetSchedLabel is the pod label that, with the value "required", admits
+// only nodes which hold the Dataset.
+func DatasetSchedLabel(dataset string) string { return "fluid.io/dataset." + dataset + ".sched" }
+
+// Annotations.
+const (
+	AnnotationCreatedBy      = "CreatedBy"
+	AnnotationCreatedByValue = "fluid"
+	AnnotationStorageRequest = "pvc.fluid.io/resources.requests.storage"
+	AnnotationDatasetsInUse  = "fluid.io/datasets-in-use"
+	AnnotationPlatform       = "serverless.fluid.io/platform"
+	AnnotationSkipPrecheck   = "sidecar.fluid.io/skip-precheck"
+)
+
+// DefaultStorageRequest is the size of a Dataset's PV and PVC when nothing else is asked for.
+const DefaultStorageRequest = "100Pi"
+
+// SidecarName is the prefix of the injected container; its index follows.
+const SidecarName = "fluid-fuse-"
+
+// Attributes of the CSI volume of a Dataset.
+const (
+	AttrFluidPath         = "fluid_path"
+	AttrMountType         = "mount_type"
+	AttrRuntimeNamespace  = "runtime_namespace"
+	AttrRuntimeName       = "runtime_name"
+	AttrFuseNodeLabel     = "mount_pod_node_selector_key"
+	AttrSubPath           = "fluid_sub_path"
+	AttrNodePublishMethod = "node_publish_method"
+	PublishMethodSymlink  = "symlink"
+)
+
+// FuseMountType is the value of AttrMountType of our FUSE file systems.
+const FuseMountType = "fuse.millrace"
+
+// Finalizers.
+const (
+	FinalizerDataset  = "fluid-dataset-controller-finalizer"
+	FinalizerDataLoad = "fluid-dataload-controller-finalizer"
+)
+
+// RuntimeFinalizer is the finalizer of a runtime kind.
+func RuntimeFinalizer(t RuntimeType) string { return string(t) + "-runtime-controller-finalizer" }
+
+// Event reasons that Fluid's users know.
+const (
+	EventErrorCreateDataset         = "ErrorCreateDataset"
+	EventErrorProcessDataset        = "ErrorProcessDataset"
+	EventErrorDeleteDataset         = "ErrorDeleteDataset"
+	EventErrorProcessRuntime        = "ErrorProcessRuntime"
+	EventRuntimeScaleInFailed       = "RuntimeScaleInFailed"
+	EventSucceed                    = "Succeed"
+	EventRuntimeMountUfsFailed      = "RuntimeMountUfsFailed"
+	EventTargetDatasetNotFound      = "TargetDatasetNotFound"
+	EventTargetDatasetNotReady      = "TargetDatasetNotReady"
+	EventTargetDatasetNamespaceDiff = "TargetDatasetNamespaceNotSame"
+	EventDataOperationNotSupport    = "DataOperationNotSupport"
+	EventDataOperationFailed        = "DataOperationFailed"
+	EventDataOperationSucceed       = "DataOperationSucceed"
+	EventDataOperationNotValid      = "DataOperationNotValid"
+	EventDataOperationWaiting       = "DataOperationWaiting"
+	EventRuntimeNotReady            = "RuntimeNotReady"
+	EventDataLoadJobStarted         = "DataLoadJobStarted"
+	EventDataLoadJobFailed          = "DataLoadJobFailed"
+	EventDataLoadJobComplete        = "DataLoadJobComplete"
+	EventDatasetReady               = "DatasetReady"
+)

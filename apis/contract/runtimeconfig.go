@@ -1,0 +1,88 @@
+package contract
+
+import (
+	"encoding/json"
+	"fmt"
+)
+
+// RuntimeConfig is runtime.json: what a cache engine needs to know of its
+// Dataset and of itself. It is written compactly, without white space.
+type RuntimeConfig struct {
+	Mounts      []MountConfig   `json:"mounts"`
+	AccessModes []string        `json:"accessModes,omitempty"`
+	TargetPath  string          `json:"targetPath"`
+	Master      ComponentConfig `json:"master"`
+	Worker      ComponentConfig `json:"worker"`
+	Client      ComponentConfig `json:"client"`
+}
+
+// MountConfig is one source. EncryptOptions maps an option to the path of the
+// file that holds its value; the value itself never appears.
+type MountConfig struct {
+	MountPoint     string            `json:"mountPoint"`
+	Options        map[string]string `json:"options,omitempty"`
+	EncryptOptions map[string]string `json:"encryptOptions,omitempty"`
+	Name           string            `json:"name,omitempty"`
+	Path           string            `json:"path,omitempty"`
+	ReadOnly       bool              `json:"readOnly,omitempty"`
+	Shared         bool              `json:"shared,omitempty"`
+}
+
+// ComponentConfig describes the masters, the workers or the clients.
+type ComponentConfig struct {
+	Enabled  bool              `json:"enabled"`
+	Name     string            `json:"name,omitempty"`
+	Options  map[string]string `json:"options,omitempty"`
+	Replicas int32             `json:"replicas,omitempty"`
+	Service  ServiceConfig     `json:"service"`
+	// TieredStoreLevels is from fast to slow; workers and clients only.
+	TieredStoreLevels []TierConfig `json:"tieredStoreLevels,omitempty"`
+}
+
+// ServiceConfig names the component's headless Service.
+type ServiceConfig struct {
+	Name string `json:"name,omitempty"`
+}
+
+// Media of a tier in runtime.json.
+const (
+	TierMEM = "MEM"
+	TierSSD = "SSD"
+	TierHDD = "HDD"
+)
+
+// TierConfig is one level of the cache. Quotas are quantities such as 2Gi, one
+// for each of MountPaths; High and Low are fractions such as 0.95.
+type TierConfig struct {
+	MountPaths []string `json:"mountPaths"`
+	MediumType string   `json:"mediumType"`
+	Quotas     []string `json:"quotas"`
+	High       string   `json:"high,omitempty"`
+	Low        string   `json:"low,omitempty"`
+}
+
+// Options of the native engine's worker component, in ComponentConfig.Options.
+const (
+	// OptionReplicas is how many workers own each stripe (default 1).
+	OptionReplicas = "data.replicas"
+	// OptionMetadataTTL is a Go duration after which a listing is looked at again (default 60s).
+	OptionMetadataTTL = "metadata.ttl"
+)
+
+// Encode writes c as runtime.json.
+func (c *RuntimeConfig) Encode() ([]byte, error) {
+	out, err := json.Marshal(c)
+	if err != nil {
+		return nil, fmt.Errorf("encode %s: %w", RuntimeConfigKey, err)
+	}
+	return out, nil
+}
+
+// DecodeRuntimeConfig reads runtime.json. Unknown fields are left to newer engines.
+func DecodeRuntimeConfig(data []byte) (*RuntimeConfig, error) {
+	c := &RuntimeConfig{}
+	if err := json.Unmarshal(data, c); err != nil {
+		return nil, fmt.Errorf("decode %s: %w", RuntimeConfigKey, err)
+	}
+	return c, nil
+}

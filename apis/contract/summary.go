@@ -1,0 +1,101 @@
+package contract
+
+// The HTTP interface of a native master, on MasterHTTPPort.
+const (
+	// PathSummary answers GET with one Summary as JSON; with ?watch=true with a
+	// stream of them, one a line, on every change and at most once a second,
+	// and the last one again every 15 s so that a dead peer is noticed.
+	PathSummary = "/v1/summary"
+	// PathRetire answers POST: the runtime is being deleted, so every worker
+	// drops its cached files and stops caching. Summary.Retired tells when all
+	// connected workers have done so. Idempotent.
+	PathRetire = "/v1/retire"
+	// PathHealthy answers GET with 200 when the process serves.
+	PathHealthy = "/healthz"
+	// PathMetrics serves Prometheus metrics.
+	PathMetrics = "/metrics"
+)
+
+// Summary is what the native engine tells the controllers of itself. Sizes are
+// bytes.
+type Summary struct {
+	// Revision grows with every change of one master process.
+	Revision int64 `json:"revision"`
+	// Snapshot names the state of the sources that is served.
+	Snapshot string `json:"snapshot,omitempty"`
+	// MetadataComplete: every mount was walked, so UFSTotalBytes and FileNum are whole.
+	MetadataComplete bool  `json:"metadataComplete"`
+	UFSTotalBytes    int64 `json:"ufsTotalBytes"`
+	FileNum          int64 `json:"fileNum"`
+	// CachedBytes counts every byte of the current snapshot once that at least
+	// one worker holds; it equals UFSTotalBytes when everything is cached.
+	CachedBytes   int64           `json:"cachedBytes"`
+	CapacityBytes int64           `json:"capacityBytes"`
+	Mounts        []MountSummary  `json:"mounts,omitempty"`
+	Workers       []WorkerSummary `json:"workers,omitempty"`
+	Reads         ReadSummary     `json:"reads"`
+	Loads         []LoadSummary   `json:"loads,omitempty"`
+	Retired       bool            `json:"retired,omitempty"`
+}
+
+// Reasons why a mount is not served.
+const (
+	MountReady        = "Ready"
+	MountNotFound     = "SourceNotFound"
+	MountDenied       = "SourceDenied"
+	MountUnavailable  = "SourceUnavailable"
+	MountInvalid      = "SourceInvalid"
+	MountNotSupported = "NotSupported"
+)
+
+// MountSummary is the state of one source. Message names the URI and the next
+// step, never credentials.
+type MountSummary struct {
+	Path    string `json:"path"`
+	Ready   bool   `json:"ready"`
+	Reason  string `json:"reason,omitempty"`
+	Message string `json:"message,omitempty"`
+	Files   int64  `json:"files"`
+	Bytes   int64  `json:"bytes"`
+}
+
+// WorkerSummary is one connected worker.
+type WorkerSummary struct {
+	Name          string `json:"name"`
+	Node          string `json:"node"`
+	CapacityBytes int64  `json:"capacityBytes"`
+	UsedBytes     int64  `json:"usedBytes"`
+	// CachedBytes counts the bytes of the current snapshot on this worker.
+	CachedBytes int64 `json:"cachedBytes"`
+	// Complete: the worker holds every byte of the snapshot.
+	Complete bool `json:"complete"`
+	// Message names what keeps the worker from caching, such as a full disk.
+	Message string `json:"message,omitempty"`
+}
+
+// ReadSummary counts bytes that readers were given since the master started.
+type ReadSummary struct {
+	LocalBytes  int64 `json:"localBytes"`
+	RemoteBytes int64 `json:"remoteBytes"`
+	SourceBytes int64 `json:"sourceBytes"`
+}
+
+// Phases of a load job.
+const (
+	LoadRunning  = "Running"
+	LoadComplete = "Complete"
+	LoadFailed   = "Failed"
+)
+
+// LoadSummary is the progress of one load job. Finished jobs stay listed for
+// ten minutes.
+type LoadSummary struct {
+	ID             string `json:"id"`
+	Phase          string `json:"phase"`
+	Message        string `json:"message,omitempty"`
+	BytesTotal     int64  `json:"bytesTotal"`
+	BytesDone      int64  `json:"bytesDone"`
+	FilesTotal     int64  `json:"filesTotal"`
+	FilesDone      int64  `json:"filesDone"`
+	BytesPerSecond int64  `json:"bytesPerSecond"`
+}
