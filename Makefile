@@ -1,0 +1,83 @@
+# Millrace. `make help` lists what can be made. Everything made goes to out/.
+
+GO        ?= go
+OUT       := $(CURDIR)/out
+BIN       := $(OUT)/bin
+IMAGES    := $(OUT)/images
+TOOLS     := kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy etcd kubectl helm coredns versitygw
+COMMANDS  := cache csi-node manager scheduler
+VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+CLUSTER   := $(BIN)/localcluster
+export PATH := $(BIN):$(PATH)
+export KUBEBUILDER_ASSETS := $(BIN)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## show this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: prerequisites
+prerequisites:
+	@hack/prerequisites.sh
+
+.PHONY: tools
+tools: prerequisites ## build the pinned tools and Kubernetes itself from their modules
+	@hack/tools/build.sh $(TOOLS)
+
+.PHONY: build
+build: ## build Millrace's own binaries into out/bin
+	@mkdir -p $(BIN)
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o $(BIN)/ $(COMMANDS:%=./cmd/%)
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" -o $(BIN)/ ./e2e/localcluster/cmd/localcluster ./e2e/stage/cmd/stage ./e2e/demo/cmd/demo
+
+.PHONY: images
+images: tools build ## pack the binaries into container images (out/images)
+	@mkdir -p $(IMAGES)
+	@for c in $(COMMANDS) stage; do $(CLUSTER) image -o $(IMAGES)/$$c.tar -name docker.io/local/$$c:dev -file $(BIN)/$$c:/bin/$$c -entrypoint /bin/$$c || exit 1; done
+	@$(CLUSTER) image -o $(IMAGES)/versitygw.tar -name docker.io/local/versitygw:dev -file $(BIN)/versitygw:/bin/versitygw -entrypoint /bin/versitygw
+
+.PHONY: demo
+demo: images ## the whole story on a local cluster, from nothing to a cached copy
+	@$(BIN)/demo
+
+.PHONY: demo-down
+demo-down: cluster-down ## stop the demo's cluster and leave nothing behind
+
+.PHONY: cluster-up
+cluster-up: images ## start a local cluster of two nodes with Millrace installed
+	@$(BIN)/demo --only-install
+
+.PHONY: cluster-down
+cluster-down: ## stop the local cluster and leave nothing behind
+	@mkdir -p $(BIN)
+	@test -x $(CLUSTER) || CGO_ENABLED=0 $(GO) build -o $(CLUSTER) ./e2e/localcluster/cmd/localcluster
+	@$(CLUSTER) down
+
+.PHONY: test
+test: images ## run everything: unit, API, file system, S3, CSI and the suite on a local cluster
+	$(GO) test -race -timeout 20m $$($(GO) list ./... | grep -v /e2e/)
+	$(GO) test -timeout 35m -count=1 -p 1 ./e2e/...
+
+.PHONY: verify
+verify: ## check that what is generated is fresh, that the code is formatted and lints
+	@hack/verify.sh
+
+.PHONY: generate
+generate: ## write deep copies, CRDs, apply configurations and the protocol's code
+	@hack/generate.sh
+	@$(GO) run ./hack/protogen runtime/wire/wirepb/wire.proto
+
+.PHONY: lint
+lint: ## run the linters
+	@hack/tools/build.sh golangci-lint
+	@$(BIN)/golangci-lint run ./...
+
+.PHONY: bench
+bench: ## compare the read path with the raw local file system (ratios of one run)
+	$(GO) test -run '^$$' -bench . -benchtime 1x ./runtime/fuse/... ./runtime/reader/... ./runtime/namespace/...
+
+.PHONY: clean
+clean: cluster-down ## remove out/
+	rm -rf $(OUT)
