@@ -22,6 +22,9 @@ type Node struct {
 	Size    int64
 	ModTime time.Time
 	Link    string
+	// Version identifies the bytes of a file: it changes when they may have
+	// changed. Empty means that size and modification time tell.
+	Version string
 }
 
 // FileSystem answers for the tree of a Dataset. Errors are mapped to errno in
@@ -36,7 +39,8 @@ type FileSystem interface {
 	// ReadDir lists a directory, sorted by name.
 	ReadDir(ctx context.Context, ino uint64) ([]Node, error)
 	// Open pins the version of the file that it is given for as long as the
-	// File is open.
+	// File is open. When it meets a newer version than Lookup gave, Lookup and
+	// Node speak of the newer one from then on.
 	Open(ctx context.Context, ino uint64) (File, error)
 	// StatFS gives the bytes and files of the whole Dataset; -1 if unknown.
 	StatFS(ctx context.Context) (totalBytes, files int64)
@@ -60,6 +64,8 @@ type File interface {
 	// passthrough, or nil while there is none. Its bytes never change and are
 	// never punched; the caller closes it. The copy may be unlinked at any time.
 	Backing() *os.File
+	// Version is that of the Node whose bytes this File reads.
+	Version() string
 	// Close ends the use of the file, and with it its lease at the worker.
 	Close() error
 }
