@@ -1,0 +1,203 @@
+package fuse
+
+import (
+	"encoding/binary"
+	"sync"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+)
+
+// nodes knows which version of which entry each node id of the kernel stands for.
+//
+// One node id is one version of one entry, so the kernel's page cache, the
+// backing file and the open handles of a node never mix versions. The id is the
+// inode number as long as the kernel has seen one version; a newer version gets
+// an id of its own, and handles of the old one go on with the old. The kernel
+// learns of the new id by a LOOKUP, which it makes by itself when an OPEN or
+// GETATTR of the old id is answered with ESTALE.
+//
+// A restarted server knows nothing of this and takes each id for an inode
+// number; ids that were not are answered with ESTALE and looked up again. The
+// generation, derived from the version, guards the ids across restarts: the
+// kernel drops an inode whose generation has changed.
+type nodes struct {
+	mu sync.Mutex
+	// known has the ids that the kernel remembers, the root excepted.
+	known map[uint64]known
+	// alias has the inode numbers of ids that are not inode numbers themselves;
+	// current has, for the same inodes, the id of the newest version.
+	alias, current map[uint64]uint64
+}
+
+type known struct {
+	version uint64
+	lookups uint64 // how often the kernel was told; it forgets by the same count
+}
+
+func newNodes() *nodes {
+	return &nodes{known: map[uint64]known{}, alias: map[uint64]uint64{}, current: map[uint64]uint64{}}
+}
+
+// enter counts one more mention of n to the kernel and returns its id.
+func (t *nodes) enter(n Node) (id, version uint64) {
+	version = versionOf(n)
+	if n.Ino == RootIno {
+		return RootIno, version
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	id = t.renewLocked(n.Ino, version)
+	k := t.known[id]
+	k.version, k.lookups = version, k.lookups+1
+	t.known[id] = k
+	return id, version
+}
+
+// renew says which version of an inode is the newest and returns its id.
+func (t *nodes) renew(ino, version uint64) (id uint64) {
+	if ino == RootIno {
+		return RootIno
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.renewLocked(ino, version)
+}
+
+func (t *nodes) renewLocked(ino, version uint64) uint64 {
+	id := t.currentLocked(ino)
+	k, ok := t.known[id]
+	if !ok || k.version == version {
+		return id
+	}
+	id = aliasOf(ino, version)
+	for t.taken(id, ino) {
+		id++
+	}
+	t.alias[id], t.current[ino] = ino, id
+	return id
+}
+
+// taken tells whether id stands for something other than ino; hashes may meet.
+func (t *nodes) taken(id, ino uint64) bool {
+	if id <= RootIno || id == ^uint64(0) {
+		return true
+	}
+	owner, ok := t.alias[id]
+	if ok {
+		return owner != ino
+	}
+	_, ok = t.known[id]
+	return ok
+}
+
+// id is what the kernel shall know the newest version of an inode by.
+func (t *nodes) id(ino uint64) uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.currentLocked(ino)
+}
+
+func (t *nodes) currentLocked(ino uint64) uint64 {
+	if id, ok := t.current[ino]; ok {
+		return id
+	}
+	return ino
+}
+
+// ino is the inode behind an id.
+func (t *nodes) ino(id uint64) uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if ino, ok := t.alias[id]; ok {
+		return ino
+	}
+	return id
+}
+
+// speaksOf tells whether id stands for this version of the inode n.Ino. An id
+// that a former server gave out speaks of whatever is there now.
+func (t *nodes) speaksOf(id, ino, version uint64) bool {
+	if id == RootIno {
+		return true
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	k, ok := t.known[id]
+	if !ok {
+		return t.currentLocked(ino) == id
+	}
+	return k.version == version
+}
+
+// forget takes back mentions of an id.
+func (t *nodes) forget(id, lookups uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	k, ok := t.known[id]
+	if !ok {
+		return
+	}
+	if k.lookups > lookups {
+		k.lookups -= lookups
+		t.known[id] = k
+		return
+	}
+	delete(t.known, id)
+	ino, ok := t.alias[id]
+	if ok {
+		delete(t.alias, id)
+	} else {
+		ino = id
+	}
+	// A current alias that the kernel never came to know is of no more use.
+	if cur, ok := t.current[ino]; ok {
+		if _, seen := t.known[cur]; !seen {
+			delete(t.current, ino)
+			delete(t.alias, cur)
+		}
+	}
+}
+
+// len counts the ids that the kernel remembers.
+func (t *nodes) len() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.known)
+}
+
+// versionOf is a number for the version of an entry; directories and links have
+// one for ever, since their contents are not in the page cache of a node.
+func versionOf(n Node) uint64 {
+	switch {
+	case n.Mode&modeType != modeFile:
+		return uint64(n.Mode & modeType)
+	case n.Version != "":
+		return versionHash(n.Version)
+	default:
+		var b [16]byte
+		binary.LittleEndian.PutUint64(b[:], uint64(n.Size))
+		binary.LittleEndian.PutUint64(b[8:], uint64(n.ModTime.UnixNano()))
+		return xxhash.Sum64(b[:])
+	}
+}
+
+func versionHash(version string) uint64 { return xxhash.Sum64String(version) }
+
+// generationOf is positive and fits the kernel's int.
+func generationOf(version uint64) uint64 { return version>>33 | 1 }
+
+func aliasOf(ino, version uint64) uint64 {
+	var b [16]byte
+	binary.LittleEndian.PutUint64(b[:], ino)
+	binary.LittleEndian.PutUint64(b[8:], version)
+	return xxhash.Sum64(b[:])
+}
+
+// How long the kernel may answer by itself. Entries and attributes change only
+// with an invalidation; what is not there may come to be at any time.
+const (
+	entryTimeout    = time.Hour
+	attrTimeout     = time.Hour
+	negativeTimeout = time.Second
+)

@@ -1,0 +1,357 @@
+package fuse
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"sync"
+	"syscall"
+
+	gofuse "github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/millrace/millrace/runtime/source"
+)
+
+const (
+	modeType = syscall.S_IFMT
+	modeFile = syscall.S_IFREG
+	modeDir  = syscall.S_IFDIR
+)
+
+// requests answers the kernel by asking the FileSystem. What it remembers
+// (nodes, open files, directory listings) can be made anew at any time.
+type requests struct {
+	gofuse.RawFileSystem // ENOSYS for all that a read-only tree has no use for
+
+	ctx   context.Context // of the mount; carries values, not its end
+	fs    FileSystem
+	nodes *nodes
+	files *openFiles
+	dirs  *openDirs
+	m     *metrics
+}
+
+// interruptible ends when the kernel interrupts the request.
+type interruptible struct {
+	context.Context
+	done <-chan struct{}
+}
+
+func (c interruptible) Done() <-chan struct{} { return c.done }
+
+func (c interruptible) Err() error {
+	select {
+	case <-c.done:
+		return context.Canceled
+	default:
+		return nil
+	}
+}
+
+func (r *requests) request(cancel <-chan struct{}) context.Context {
+	return interruptible{r.ctx, cancel}
+}
+
+func (r *requests) status(err error) gofuse.Status {
+	no := errno(err)
+	if no != 0 {
+		r.m.errors.WithLabelValues(errnoName(no)).Inc()
+	}
+	return gofuse.Status(no)
+}
+
+func (r *requests) String() string { return fsName }
+
+func (r *requests) Lookup(cancel <-chan struct{}, h *gofuse.InHeader, name string, out *gofuse.EntryOut) gofuse.Status {
+	n, err := r.fs.Lookup(r.request(cancel), r.nodes.ino(h.NodeId), name)
+	if notExist(err) {
+		// A reply without a node is remembered; an ENOENT is not.
+		out.SetEntryTimeout(negativeTimeout)
+		return gofuse.OK
+	}
+	if err != nil {
+		return r.status(err)
+	}
+	r.enter(n, out)
+	return gofuse.OK
+}
+
+// enter tells the kernel of an entry, and thus counts it.
+func (r *requests) enter(n Node, out *gofuse.EntryOut) {
+	id, version := r.nodes.enter(n)
+	out.NodeId, out.Generation = id, generationOf(version)
+	out.SetEntryTimeout(entryTimeout)
+	out.SetAttrTimeout(attrTimeout)
+	setAttr(n, &out.Attr)
+}
+
+func (r *requests) Forget(id, lookups uint64) { r.nodes.forget(id, lookups) }
+
+// node is the newest state of what id stands for; ESTALE when that is another
+// version or nothing any more, upon which the kernel looks the path up again.
+func (r *requests) node(ctx context.Context, id uint64) (Node, error) {
+	ino := r.nodes.ino(id)
+	n, err := r.fs.Node(ctx, ino)
+	if notExist(err) {
+		return Node{}, syscall.ESTALE
+	}
+	if err != nil {
+		return Node{}, err
+	}
+	if !r.nodes.speaksOf(id, ino, versionOf(n)) {
+		return Node{}, syscall.ESTALE
+	}
+	return n, nil
+}
+
+func (r *requests) GetAttr(cancel <-chan struct{}, in *gofuse.GetAttrIn, out *gofuse.AttrOut) gofuse.Status {
+	n, err := r.node(r.request(cancel), in.NodeId)
+	if err == syscall.ESTALE && in.Flags()&gofuse.FUSE_GETATTR_FH != 0 {
+		// fstat of a handle speaks of the version that the handle reads.
+		if f, ok := r.files.opened(in.NodeId); ok {
+			n, err = f.stat()
+		}
+	}
+	if err != nil {
+		return r.status(err)
+	}
+	out.SetTimeout(attrTimeout)
+	setAttr(n, &out.Attr)
+	return gofuse.OK
+}
+
+func (f *openFile) stat() (Node, error) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	if f.file == nil {
+		return Node{}, syscall.ESTALE
+	}
+	return f.node, nil
+}
+
+// Attributes of entries whose source has no permissions.
+const (
+	defaultFilePerm = 0o444
+	defaultDirPerm  = 0o555
+)
+
+func setAttr(n Node, out *gofuse.Attr) {
+	mode := n.Mode
+	if mode&0o777 == 0 {
+		mode |= defaultFilePerm
+		if mode&modeType == modeDir {
+			mode |= defaultDirPerm
+		}
+	}
+	out.Ino, out.Mode, out.Nlink = n.Ino, mode, 1
+	out.Size, out.Blocks, out.Blksize = uint64(n.Size), uint64(n.Size+511)/512, 4096
+	out.SetTimes(&n.ModTime, &n.ModTime, &n.ModTime)
+}
+
+func (r *requests) Readlink(cancel <-chan struct{}, h *gofuse.InHeader) ([]byte, gofuse.Status) {
+	n, err := r.node(r.request(cancel), h.NodeId)
+	if err != nil {
+		return nil, r.status(err)
+	}
+	return []byte(n.Link), gofuse.OK
+}
+
+// Access: the mount has no permissions to check beyond those of the kernel.
+func (r *requests) Access(<-chan struct{}, *gofuse.AccessIn) gofuse.Status { return gofuse.ENOSYS }
+
+func (r *requests) StatFs(cancel <-chan struct{}, _ *gofuse.InHeader, out *gofuse.StatfsOut) gofuse.Status {
+	const block = 4096
+	total, files := r.fs.StatFS(r.request(cancel))
+	out.Bsize, out.Frsize, out.NameLen = block, block, 255
+	out.Blocks = uint64(max(total, 0)+block-1) / block
+	out.Files = uint64(max(files, 0))
+	return gofuse.OK
+}
+
+// Open decides how the file is read. Its handle is the version's hash: all that
+// a successor needs to go on with it.
+func (r *requests) Open(cancel <-chan struct{}, in *gofuse.OpenIn, out *gofuse.OpenOut) gofuse.Status {
+	if in.Flags&syscall.O_ACCMODE != syscall.O_RDONLY {
+		return r.status(syscall.EROFS)
+	}
+	ctx := r.request(cancel)
+	n, err := r.node(ctx, in.NodeId)
+	if err != nil {
+		return r.status(err)
+	}
+	f, err := r.files.open(ctx, in.NodeId, n)
+	if err != nil {
+		return r.status(err)
+	}
+	out.Fh = versionOf(n)
+	out.OpenFlags = gofuse.FOPEN_NOFLUSH
+	if f.mode == modePassthrough {
+		out.OpenFlags |= gofuse.FOPEN_PASSTHROUGH
+		out.BackingID = f.backing
+	} else {
+		out.OpenFlags |= gofuse.FOPEN_KEEP_CACHE // a node is one version
+	}
+	r.m.opens.WithLabelValues(string(f.mode)).Inc()
+	return gofuse.OK
+}
+
+func (r *requests) Release(_ <-chan struct{}, in *gofuse.ReleaseIn) { r.files.release(in.NodeId) }
+
+func (r *requests) Read(cancel <-chan struct{}, in *gofuse.ReadIn, buf []byte) (gofuse.ReadResult, gofuse.Status) {
+	ctx := r.request(cancel)
+	f, ok := r.files.opened(in.NodeId)
+	if !ok {
+		var err error
+		if f, err = r.adopt(ctx, in.NodeId, in.Fh); err != nil {
+			return nil, r.status(err)
+		}
+	}
+	n, err := f.readAt(ctx, buf[:in.Size], int64(in.Offset))
+	if err != nil {
+		return nil, r.status(err)
+	}
+	r.m.reads.Inc()
+	r.m.readBytes.Add(float64(n))
+	return inPlace(buf[:n]), gofuse.OK
+}
+
+// inPlace is the result of a READ whose bytes already lie in the reply.
+type inPlace []byte
+
+func (b inPlace) Bytes([]byte) ([]byte, gofuse.Status) { return b, gofuse.OK }
+func (b inPlace) Size() int                            { return len(b) }
+func (b inPlace) Done()                                {}
+
+// Readv is go-fuse's way to fill a reply without a copy of its own.
+func (b inPlace) Readv(dst [][]byte) (int, gofuse.Status) {
+	if len(b) > 0 && len(dst) == 1 && len(dst[0]) > 0 && &dst[0][0] == &b[0] {
+		return len(b), gofuse.OK
+	}
+	n := 0
+	for _, d := range dst {
+		n += copy(d, b[n:])
+	}
+	return n, gofuse.OK
+}
+
+// adopt opens the file of a handle that a former server gave out, if the bytes
+// are still those of the handle.
+func (r *requests) adopt(ctx context.Context, id, fh uint64) (*openFile, error) {
+	n, err := r.node(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if versionOf(n) != fh {
+		return nil, syscall.ESTALE
+	}
+	return r.files.open(ctx, id, n)
+}
+
+func (r *requests) OpenDir(_ <-chan struct{}, _ *gofuse.OpenIn, out *gofuse.OpenOut) gofuse.Status {
+	out.Fh = r.dirs.open()
+	out.OpenFlags = gofuse.FOPEN_CACHE_DIR | gofuse.FOPEN_KEEP_CACHE
+	return gofuse.OK
+}
+
+func (r *requests) ReleaseDir(in *gofuse.ReleaseIn) { r.dirs.release(in.Fh) }
+
+// listing is what READDIR number off begins at; a listing is taken once per
+// handle and pass, so that offsets mean the same from call to call.
+func (r *requests) listing(cancel <-chan struct{}, in *gofuse.ReadIn) ([]Node, error) {
+	if in.Offset > 0 {
+		if l, ok := r.dirs.listing(in.Fh); ok {
+			return l, nil
+		}
+	}
+	l, err := r.fs.ReadDir(r.request(cancel), r.nodes.ino(in.NodeId))
+	if err != nil {
+		return nil, err
+	}
+	r.dirs.keep(in.Fh, l)
+	return l, nil
+}
+
+// Offsets 0 and 1 are the directory itself and its parent, which nobody looks up.
+var dots = [2]string{".", ".."}
+
+func (r *requests) ReadDir(cancel <-chan struct{}, in *gofuse.ReadIn, out *gofuse.DirEntryList) gofuse.Status {
+	l, err := r.listing(cancel, in)
+	if err != nil {
+		return r.status(err)
+	}
+	for i := in.Offset; i < uint64(len(l)+len(dots)); i++ {
+		if !out.AddDirEntry(dirEntry(l, i)) {
+			break
+		}
+	}
+	return gofuse.OK
+}
+
+func (r *requests) ReadDirPlus(cancel <-chan struct{}, in *gofuse.ReadIn, out *gofuse.DirEntryList) gofuse.Status {
+	l, err := r.listing(cancel, in)
+	if err != nil {
+		return r.status(err)
+	}
+	for i := in.Offset; i < uint64(len(l)+len(dots)); i++ {
+		entry := out.AddDirLookupEntry(dirEntry(l, i))
+		if entry == nil {
+			break
+		}
+		if i >= uint64(len(dots)) {
+			r.enter(l[i-uint64(len(dots))], entry)
+		}
+	}
+	return gofuse.OK
+}
+
+func dirEntry(l []Node, i uint64) gofuse.DirEntry {
+	if i < uint64(len(dots)) {
+		return gofuse.DirEntry{Name: dots[i], Mode: modeDir, Ino: RootIno, Off: i + 1}
+	}
+	n := l[i-uint64(len(dots))]
+	return gofuse.DirEntry{Name: n.Name, Mode: n.Mode, Ino: n.Ino, Off: i + 1}
+}
+
+// openDirs keeps the listing of each directory that is being read, by handle.
+type openDirs struct {
+	mu       sync.Mutex
+	last     uint64
+	listings map[uint64][]Node
+}
+
+func newOpenDirs() *openDirs { return &openDirs{listings: map[uint64][]Node{}} }
+
+func (d *openDirs) open() uint64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.last++
+	d.listings[d.last] = nil
+	return d.last
+}
+
+func (d *openDirs) release(fh uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.listings, fh)
+}
+
+func (d *openDirs) listing(fh uint64) ([]Node, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	l, ok := d.listings[fh]
+	return l, ok && l != nil
+}
+
+// keep remembers the listing of a handle that this server gave out; others are
+// listed anew at each call.
+func (d *openDirs) keep(fh uint64, l []Node) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if _, ok := d.listings[fh]; ok {
+		d.listings[fh] = l
+	}
+}
+
+func notExist(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, source.ErrNotExist)
+}

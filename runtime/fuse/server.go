@@ -1,0 +1,206 @@
+package fuse
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	gofuse "github.com/hanwen/go-fuse/v2/fuse"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Options of a mount. The tree is always read-only.
+type Options struct {
+	// Dir is the mount point; it is made if need be, and dead mounts at it
+	// are taken away.
+	Dir string
+	// Device is the kernel's end of a mount that someone else has made; nil
+	// mounts at Dir.
+	Device Device
+	// Logger defaults to slog.Default.
+	Logger *slog.Logger
+	// Metrics is where the counters are registered, if anywhere.
+	Metrics prometheus.Registerer
+}
+
+// Server answers the kernel for one mount.
+type Server struct {
+	fs       FileSystem
+	dev      Device
+	log      *slog.Logger
+	requests *requests
+	protocol *protocol
+	m        *metrics
+
+	stop     context.CancelFunc // ends housekeeping
+	tasks    sync.WaitGroup
+	unmount  sync.Once
+	unmountE error
+	done     chan struct{} // closed when all has ended
+}
+
+// Mount mounts fs and answers from then on: when it returns, the tree can be
+// read. The FileSystem stays the caller's to close, after Serve has returned.
+// The end of ctx unmounts; its values reach the FileSystem.
+func Mount(ctx context.Context, fs FileSystem, o Options) (*Server, error) {
+	log := o.Logger
+	if log == nil {
+		log = slog.Default()
+	}
+	dev := o.Device
+	var own *kernelDevice
+	if dev == nil {
+		var err error
+		if own, err = mountKernel(o.Dir); err != nil {
+			return nil, err
+		}
+		dev = own
+	}
+	s := newServer(ctx, fs, dev, log, newMetrics(o.Metrics))
+	if own != nil {
+		own.stopPolls() // also waits until INIT has been answered
+		if err := own.setReadAhead(); err != nil {
+			log.Info("read-ahead stays at the kernel's default", "err", err)
+		}
+	}
+	return s, nil
+}
+
+func newServer(ctx context.Context, fs FileSystem, dev Device, log *slog.Logger, m *metrics) *Server {
+	s := &Server{fs: fs, dev: dev, log: log, m: m, done: make(chan struct{})}
+	s.requests = &requests{
+		RawFileSystem: gofuse.NewDefaultRawFileSystem(),
+		ctx:           context.WithoutCancel(ctx),
+		fs:            fs,
+		nodes:         newNodes(),
+		files:         newOpenFiles(fs, dev, log, m),
+		dirs:          newOpenDirs(),
+		m:             m,
+	}
+	s.protocol = newProtocol(dev, s.requests, log)
+	s.protocol.undelivered = func(op uint32, node, fh uint64) {
+		if op == opOpenDir {
+			s.requests.dirs.release(fh)
+			return
+		}
+		s.requests.files.release(node)
+	}
+	s.protocol.start()
+
+	house, stop := context.WithCancel(context.WithoutCancel(ctx))
+	s.stop = stop
+	s.tasks.Go(func() { s.forward(house) })
+	s.tasks.Go(func() { s.expire(house) })
+	cancel := context.AfterFunc(ctx, func() { _ = s.Unmount() })
+	go func() {
+		defer close(s.done)
+		s.protocol.wait.Wait()
+		cancel()
+		stop()
+		s.tasks.Wait()
+		s.requests.files.closeAll()
+		if err := dev.Close(); err != nil {
+			log.Warn("close the FUSE device", "err", err)
+		}
+	}()
+	return s
+}
+
+// Serve waits until the tree has been unmounted, by Unmount or by others, and
+// every file is closed.
+func (s *Server) Serve() error {
+	<-s.done
+	return nil
+}
+
+// Unmount ends the mount even while it is in use, and waits until all requests
+// have ended: those in hand are interrupted. Files open in passthrough mode stay
+// readable for who has them.
+func (s *Server) Unmount() error {
+	s.unmount.Do(func() { s.unmountE = s.unmountNow() })
+	return s.unmountE
+}
+
+func (s *Server) unmountNow() error {
+	select {
+	case <-s.done:
+		return nil // others have unmounted
+	default:
+	}
+	if err := s.dev.Unmount(); err != nil {
+		return err
+	}
+	// A request may be read but not yet in the hands of the protocol server:
+	// interrupt again until all have ended.
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		s.protocol.interruptAll()
+		select {
+		case <-s.done:
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// forward tells the kernel what has changed.
+func (s *Server) forward(ctx context.Context) {
+	events := s.fs.Invalidations()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case ev, ok := <-events:
+			if !ok {
+				return
+			}
+			s.m.invalidations.Inc()
+			if err := s.invalidate(ctx, ev); err != nil && ctx.Err() == nil {
+				s.log.Warn("invalidate", "ino", ev.Ino, "name", ev.Name, "err", err)
+			}
+		}
+	}
+}
+
+func (s *Server) invalidate(ctx context.Context, ev Invalidation) error {
+	nodes := s.requests.nodes
+	id := nodes.id(ev.Ino)
+	if ev.Name != "" {
+		// The kernel drops the cached listing with a name that it knows; a
+		// new name it does not know, so the listing is dropped as well.
+		return errors.Join(s.protocol.invalEntry(id, ev.Name), s.protocol.invalInode(id, 0))
+	}
+	n, err := s.fs.Node(ctx, ev.Ino)
+	switch {
+	case notExist(err):
+		s.requests.files.unpin(id)
+		return s.protocol.invalInode(id, -1)
+	case err != nil:
+		return errors.Join(err, s.protocol.invalInode(id, -1))
+	}
+	if nodes.renew(ev.Ino, versionOf(n)) != id {
+		s.requests.files.unpin(id)
+	}
+	off := int64(-1) // pages stay right: another version is another node
+	if n.Mode&modeType == modeDir {
+		off = 0
+	}
+	return s.protocol.invalInode(id, off)
+}
+
+// expire closes files that nobody has opened for a while.
+func (s *Server) expire(ctx context.Context) {
+	tick := time.NewTicker(pinnedIdle / 4)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			s.requests.files.expire()
+		}
+	}
+}
