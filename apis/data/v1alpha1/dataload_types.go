@@ -1,0 +1,275 @@
+package v1alpha1
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// Phase of a data operation, for people.
+type Phase string
+
+// Phases of a data operation.
+const (
+	PhaseNone      Phase = ""
+	PhasePending   Phase = "Pending"
+	PhaseExecuting Phase = "Executing"
+	PhaseComplete  Phase = "Complete"
+	PhaseFailed    Phase = "Failed"
+)
+
+// Condition types of a data operation.
+const (
+	OperationComplete     = "Complete"
+	OperationFailed       = "Failed"
+	OperationReady        = "Ready"
+	OperationNotSupported = "NotSupported"
+)
+
+// Policy says when an operation runs.
+// +kubebuilder:validation:Enum=Once;Cron;OnEvent;""
+type Policy string
+
+// Policies.
+const (
+	Once    Policy = "Once"
+	Cron    Policy = "Cron"
+	OnEvent Policy = "OnEvent"
+)
+
+// AffinityStrategy says where an operation runs in relation to the one before it.
+// +kubebuilder:validation:Enum="";Require;Prefer
+type AffinityStrategy string
+
+// PreferTerm is a preferred key with its weight.
+type PreferTerm struct {
+	// name of the key.
+	// +kubebuilder:validation:MaxLength=317
+	Name string `json:"name"`
+	// weight of the key.
+	Weight int32 `json:"weight"`
+}
+
+// RequireTerm is a required key.
+type RequireTerm struct {
+	// name of the key.
+	// +kubebuilder:validation:MaxLength=317
+	Name string `json:"name"`
+}
+
+// AffinityPolicy relates an operation's place to another's.
+type AffinityPolicy struct {
+	// dependOn another operation.
+	// +optional
+	DependOn *ObjectRef `json:"dependOn,omitempty"`
+	// policy of the affinity.
+	// +optional
+	Policy AffinityStrategy `json:"policy,omitempty"`
+	// prefers are weighed.
+	// +kubebuilder:validation:MaxItems=16
+	// +listType=atomic
+	// +optional
+	Prefers []PreferTerm `json:"prefers,omitempty"`
+	// requires must hold.
+	// +kubebuilder:validation:MaxItems=16
+	// +listType=atomic
+	// +optional
+	Requires []RequireTerm `json:"requires,omitempty"`
+}
+
+// ObjectRef names an operation.
+type ObjectRef struct {
+	// apiVersion of the operation.
+	// +kubebuilder:validation:MaxLength=253
+	// +optional
+	APIVersion string `json:"apiVersion,omitempty"`
+	// kind of the operation.
+	// +kubebuilder:validation:Enum=DataLoad;DataBackup;DataMigrate;DataProcess
+	Kind string `json:"kind"`
+	// name of the operation.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name"`
+	// namespace of the operation.
+	// +kubebuilder:validation:MaxLength=253
+	// +optional
+	Namespace string `json:"namespace,omitempty"`
+}
+
+// OperationRef names the operation to run after.
+type OperationRef struct {
+	ObjectRef `json:",inline"`
+	// affinityStrategy relates the places of both.
+	// +optional
+	AffinityStrategy AffinityPolicy `json:"affinityStrategy,omitempty"`
+}
+
+// TargetDataset names a Dataset.
+type TargetDataset struct {
+	// name of the Dataset.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name"`
+	// namespace of the Dataset; the operation's own if empty.
+	// +kubebuilder:validation:MaxLength=253
+	// +optional
+	Namespace string `json:"namespace,omitempty"`
+}
+
+// TargetPath is a path to load.
+type TargetPath struct {
+	// path within the Dataset: a file or a directory.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=4096
+	Path string `json:"path"`
+	// replicas of the bytes; 0 or 1 means the Dataset's own number.
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=1000
+	// +optional
+	Replicas int32 `json:"replicas,omitempty"`
+}
+
+// DataLoadSpec is what to load.
+// +kubebuilder:validation:XValidation:rule="!has(self.policy) || self.policy != 'Cron' || (has(self.schedule) && self.schedule.size() > 0)",message="schedule is needed with policy Cron: give five fields such as '0 * * * *'"
+type DataLoadSpec struct {
+	// dataset to load.
+	// +optional
+	Dataset TargetDataset `json:"dataset,omitempty"`
+	// loadMetadata lists the source anew before.
+	// +optional
+	LoadMetadata bool `json:"loadMetadata,omitempty"`
+	// target paths; none means /.
+	// +kubebuilder:validation:MaxItems=1000
+	// +listType=atomic
+	// +optional
+	Target []TargetPath `json:"target,omitempty"`
+	// options of the load.
+	// +kubebuilder:validation:MaxProperties=128
+	// +optional
+	Options map[string]string `json:"options,omitempty"`
+	// podMetadata of the loader's pod.
+	// +optional
+	PodMetadata PodMetadata `json:"podMetadata,omitempty"`
+	// affinity of the loader's pod.
+	// +optional
+	Affinity *corev1.Affinity `json:"affinity,omitempty"`
+	// tolerations of the loader's pod.
+	// +kubebuilder:validation:MaxItems=64
+	// +listType=atomic
+	// +optional
+	Tolerations []corev1.Toleration `json:"tolerations,omitempty"`
+	// nodeSelector of the loader's pod.
+	// +optional
+	NodeSelector map[string]string `json:"nodeSelector,omitempty"`
+	// schedulerName of the loader's pod.
+	// +kubebuilder:validation:MaxLength=253
+	// +optional
+	SchedulerName string `json:"schedulerName,omitempty"`
+	// policy: Once (the default), Cron or OnEvent.
+	// +kubebuilder:default=Once
+	// +optional
+	Policy Policy `json:"policy,omitempty"`
+	// schedule of policy Cron.
+	// +kubebuilder:validation:MaxLength=256
+	// +optional
+	Schedule string `json:"schedule,omitempty"`
+	// runAfter another operation.
+	// +optional
+	RunAfter *OperationRef `json:"runAfter,omitempty"`
+	// ttlSecondsAfterFinished removes the finished operation.
+	// +kubebuilder:validation:Minimum=0
+	// +optional
+	TTLSecondsAfterFinished *int32 `json:"ttlSecondsAfterFinished,omitempty"`
+	// resources of the loader's container.
+	// +optional
+	Resources corev1.ResourceRequirements `json:"resources,omitempty"`
+}
+
+// WaitingStatus names what an operation waits for.
+type WaitingStatus struct {
+	// operationComplete is true while another operation is waited for.
+	// +optional
+	OperationComplete *bool `json:"operationComplete,omitempty"`
+}
+
+// OperationProgress is how far an operation is.
+type OperationProgress struct {
+	// percent of the bytes, such as 57.3%.
+	// +optional
+	Percent string `json:"percent,omitempty"`
+	// bytesDone so far.
+	BytesDone int64 `json:"bytesDone"`
+	// bytesTotal asked for.
+	BytesTotal int64 `json:"bytesTotal"`
+	// filesDone so far.
+	FilesDone int64 `json:"filesDone"`
+	// filesTotal asked for.
+	FilesTotal int64 `json:"filesTotal"`
+	// bytesPerSecond lately.
+	BytesPerSecond int64 `json:"bytesPerSecond"`
+	// eta is the time left at that rate, such as 1m20s.
+	// +optional
+	ETA string `json:"eta,omitempty"`
+}
+
+// OperationStatus is what was seen of a data operation.
+type OperationStatus struct {
+	// phase sums the conditions up.
+	// +optional
+	Phase Phase `json:"phase,omitempty"`
+	// duration of the operation, as text.
+	// +optional
+	Duration string `json:"duration,omitempty"`
+	// conditions of the operation.
+	// +listType=map
+	// +listMapKey=type
+	// +optional
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+	// infos of the operation.
+	// +optional
+	Infos map[string]string `json:"infos,omitempty"`
+	// lastScheduleTime of policy Cron.
+	// +optional
+	LastScheduleTime *metav1.Time `json:"lastScheduleTime,omitempty"`
+	// lastSuccessfulTime of policy Cron.
+	// +optional
+	LastSuccessfulTime *metav1.Time `json:"lastSuccessfulTime,omitempty"`
+	// waitingFor another operation.
+	// +optional
+	WaitingFor WaitingStatus `json:"waitingFor,omitempty"`
+	// nodeAffinity of the finished operation, for those that run after it.
+	// +optional
+	NodeAffinity *corev1.NodeAffinity `json:"nodeAffinity,omitempty"`
+	// progress while it runs and when it has ended.
+	// +optional
+	Progress *OperationProgress `json:"progress,omitempty"`
+	// observedGeneration of the spec that this status speaks of.
+	// +optional
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+}
+
+// DataLoad brings paths of a Dataset into its cache.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:scope=Namespaced,categories=fluid,shortName=load
+// +kubebuilder:printcolumn:name="Dataset",type="string",JSONPath=`.spec.dataset.name`
+// +kubebuilder:printcolumn:name="Phase",type="string",JSONPath=`.status.phase`
+// +kubebuilder:printcolumn:name="Age",type="date",JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:printcolumn:name="Duration",type="string",JSONPath=`.status.duration`
+// +kubebuilder:printcolumn:name="Progress",type="string",JSONPath=`.status.progress.percent`
+type DataLoad struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Spec   DataLoadSpec    `json:"spec,omitempty"`
+	Status OperationStatus `json:"status,omitempty"`
+}
+
+// DataLoadList is a list of DataLoads.
+//
+// +kubebuilder:object:root=true
+type DataLoadList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []DataLoad `json:"items"`
+}
