@@ -1,0 +1,250 @@
+package namespace
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+
+	"github.com/millrace/millrace/runtime/source"
+)
+
+// Retries of a source that fails: from firstRetry up to lastRetry apart.
+const (
+	firstRetry = 500 * time.Millisecond
+	lastRetry  = 30 * time.Second
+)
+
+// mount is one source in its place. Fields below the line are guarded by
+// Tree.mu.
+type mount struct {
+	Mount
+	tree *Tree
+	node *node
+	kick chan struct{} // asks run for a look at the source soon
+
+	store        source.Store
+	tried        bool
+	err          error // of the last look at the source
+	note         string
+	walked       bool
+	files, bytes int64
+}
+
+// run visits the source: it opens it, walks it, and comes again.
+func (m *mount) run(ctx context.Context) {
+	retry := backoff.NewExponentialBackOff()
+	retry.InitialInterval, retry.MaxInterval = firstRetry, lastRetry
+	for walkNow := true; ; {
+		err := m.visit(ctx, walkNow)
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			walkNow = true
+			if !sleep(ctx, retry.NextBackOff(), nil) {
+				return
+			}
+			continue
+		}
+		retry.Reset()
+		// A kick asks whether the source still answers; that needs no walk.
+		timer := time.NewTimer(m.tree.opts.WalkInterval)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-timer.C:
+			walkNow = true
+		case <-m.kick:
+			timer.Stop()
+			walkNow = !m.isWalked()
+			if !sleep(ctx, firstRetry, nil) {
+				return
+			}
+		}
+	}
+}
+
+// sleep waits for d, or until wake has something; false means that ctx has ended.
+func sleep(ctx context.Context, d time.Duration, wake <-chan struct{}) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+	case <-wake:
+	}
+	return true
+}
+
+func (m *mount) isWalked() bool {
+	m.tree.mu.RLock()
+	defer m.tree.mu.RUnlock()
+	return m.walked
+}
+
+// visit looks whether the source answers, and walks it.
+func (m *mount) visit(ctx context.Context, walk bool) error {
+	store, err := m.connect(ctx)
+	if err == nil {
+		err = m.answers(ctx, store)
+	}
+	m.report(ctx, err)
+	if err != nil || !walk {
+		return err
+	}
+	began := time.Now()
+	note, err := m.tree.scan(ctx, m, "")
+	if err != nil {
+		m.report(ctx, err)
+		return err
+	}
+	t := m.tree
+	t.mu.Lock()
+	first := !m.walked
+	m.walked, m.note = true, note
+	files, bytes := m.files, m.bytes
+	t.stirLocked()
+	t.mu.Unlock()
+	if first {
+		t.log.InfoContext(ctx, "walked source", "mount", m.Path, "source", m.URI, "files", files, "bytes", bytes, "took", time.Since(began).Round(time.Millisecond))
+	}
+	t.stateChanged()
+	return nil
+}
+
+// errEnough ends a listing that is only made to see whether the source answers.
+var errEnough = errors.New("enough")
+
+// answers asks the source for its root, and takes in the attributes of that.
+func (m *mount) answers(ctx context.Context, store source.Store) error {
+	top, err := store.Stat(ctx, "")
+	if err != nil {
+		return err
+	}
+	if !top.Dir {
+		return fmt.Errorf("%s is not a directory: %w", m.URI, source.ErrInvalid)
+	}
+	err = store.List(ctx, "", func(source.Object) error { return errEnough })
+	if err != nil && !errors.Is(err, errEnough) {
+		return err
+	}
+	t := m.tree
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s := stateOf(top); s != m.node.state() {
+		t.snapshot -= m.node.sum()
+		m.node.mode, m.node.mtime = s.mode, s.mtime
+		t.snapshot += m.node.sum()
+	}
+	return nil
+}
+
+// connect opens the source, anew if its configuration was not accepted before:
+// the secrets may be others now.
+func (m *mount) connect(ctx context.Context) (source.Store, error) {
+	t := m.tree
+	t.mu.RLock()
+	store, err := m.store, m.err
+	t.mu.RUnlock()
+	if store != nil && !errors.Is(err, source.ErrDenied) && !errors.Is(err, source.ErrInvalid) {
+		return store, nil
+	}
+	opened, err := m.Open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	t.mu.Lock()
+	m.store = opened
+	t.mu.Unlock()
+	if store != nil {
+		store.Close()
+	}
+	return opened, nil
+}
+
+// report keeps the answer of the source, and tells when it is another than before.
+func (m *mount) report(ctx context.Context, err error) {
+	t := m.tree
+	if ctx.Err() != nil {
+		return
+	}
+	t.mu.Lock()
+	same := m.tried && fmt.Sprint(err) == fmt.Sprint(m.err)
+	m.tried, m.err = true, err
+	if !same {
+		t.stirLocked()
+	}
+	t.mu.Unlock()
+	if same {
+		return
+	}
+	if err != nil {
+		t.log.WarnContext(ctx, "source does not answer", "mount", m.Path, "source", m.URI, "error", err)
+	} else {
+		t.log.InfoContext(ctx, "source answers", "mount", m.Path, "source", m.URI)
+	}
+	t.stateChanged()
+}
+
+func (t *Tree) stateChanged() {
+	if t.opts.OnState != nil {
+		t.opts.OnState()
+	}
+}
+
+// look asks for a look at the source because something went wrong with it.
+func (m *mount) look() {
+	select {
+	case m.kick <- struct{}{}:
+	default:
+	}
+}
+
+// opened gives the source once it has been tried, or why there is none.
+func (m *mount) opened(ctx context.Context) (source.Store, error) {
+	t := m.tree
+	for {
+		t.mu.RLock()
+		store, tried, err, stirred := m.store, m.tried, m.err, t.stirred
+		t.mu.RUnlock()
+		if tried {
+			if store == nil {
+				return nil, err
+			}
+			return store, nil
+		}
+		select {
+		case <-stirred:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("open %s: %w", m.URI, ctx.Err())
+		}
+	}
+}
+
+func (m *mount) close() {
+	if m.store != nil {
+		m.store.Close()
+	}
+}
+
+// MountStates tells how each mount does, sorted by path.
+func (t *Tree) MountStates() []MountState {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	states := make([]MountState, 0, len(t.mounts))
+	for _, m := range t.mounts {
+		states = append(states, MountState{
+			Path: m.Path, URI: m.URI, Err: m.err, Tried: m.tried, Note: m.note,
+			Walked: m.walked, Files: m.files, Bytes: m.bytes,
+		})
+	}
+	slices.SortFunc(states, func(a, b MountState) int { return strings.Compare(a.Path, b.Path) })
+	return states
+}
