@@ -11,13 +11,14 @@ import (
 
 // errno is the one place where an error of a FileSystem becomes what the
 // application sees. What is not known here is EIO: a read that cannot be right
-// fails.
-func errno(err error) syscall.Errno {
+// fails. EINTR is only for a request that the kernel has interrupted: runtimes
+// such as Go's try again for ever upon it.
+func errno(ctx context.Context, err error) syscall.Errno {
 	var no syscall.Errno
 	switch {
 	case err == nil:
 		return 0
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+	case ctx.Err() != nil:
 		return syscall.EINTR
 	case errors.Is(err, source.ErrChanged):
 		return syscall.ESTALE

@@ -125,7 +125,7 @@ func (t *openFiles) register(file File, n Node) (id int32, ok bool) {
 	}
 	id, err := t.dev.RegisterBacking(b.Fd())
 	if err != nil {
-		t.m.backingFailures.WithLabelValues(errnoName(errno(err))).Inc()
+		t.m.backingFailures.WithLabelValues(errnoName(errno(context.Background(), err))).Inc()
 		return 0, false
 	}
 	t.m.backings.Inc()

@@ -52,8 +52,8 @@ func (r *requests) request(cancel <-chan struct{}) context.Context {
 	return interruptible{r.ctx, cancel}
 }
 
-func (r *requests) status(err error) gofuse.Status {
-	no := errno(err)
+func (r *requests) status(ctx context.Context, err error) gofuse.Status {
+	no := errno(ctx, err)
 	if no != 0 {
 		r.m.errors.WithLabelValues(errnoName(no)).Inc()
 	}
@@ -63,14 +63,15 @@ func (r *requests) status(err error) gofuse.Status {
 func (r *requests) String() string { return fsName }
 
 func (r *requests) Lookup(cancel <-chan struct{}, h *gofuse.InHeader, name string, out *gofuse.EntryOut) gofuse.Status {
-	n, err := r.fs.Lookup(r.request(cancel), r.nodes.ino(h.NodeId), name)
+	ctx := r.request(cancel)
+	n, err := r.fs.Lookup(ctx, r.nodes.ino(h.NodeId), name)
 	if notExist(err) {
 		// A reply without a node is remembered; an ENOENT is not.
 		out.SetEntryTimeout(negativeTimeout)
 		return gofuse.OK
 	}
 	if err != nil {
-		return r.status(err)
+		return r.status(ctx, err)
 	}
 	r.enter(n, out)
 	return gofuse.OK
@@ -105,7 +106,8 @@ func (r *requests) node(ctx context.Context, id uint64) (Node, error) {
 }
 
 func (r *requests) GetAttr(cancel <-chan struct{}, in *gofuse.GetAttrIn, out *gofuse.AttrOut) gofuse.Status {
-	n, err := r.node(r.request(cancel), in.NodeId)
+	ctx := r.request(cancel)
+	n, err := r.node(ctx, in.NodeId)
 	if err == syscall.ESTALE && in.Flags()&gofuse.FUSE_GETATTR_FH != 0 {
 		// fstat of a handle speaks of the version that the handle reads.
 		if f, ok := r.files.opened(in.NodeId); ok {
@@ -113,7 +115,7 @@ func (r *requests) GetAttr(cancel <-chan struct{}, in *gofuse.GetAttrIn, out *go
 		}
 	}
 	if err != nil {
-		return r.status(err)
+		return r.status(ctx, err)
 	}
 	out.SetTimeout(attrTimeout)
 	setAttr(n, &out.Attr)
@@ -149,9 +151,10 @@ func setAttr(n Node, out *gofuse.Attr) {
 }
 
 func (r *requests) Readlink(cancel <-chan struct{}, h *gofuse.InHeader) ([]byte, gofuse.Status) {
-	n, err := r.node(r.request(cancel), h.NodeId)
+	ctx := r.request(cancel)
+	n, err := r.node(ctx, h.NodeId)
 	if err != nil {
-		return nil, r.status(err)
+		return nil, r.status(ctx, err)
 	}
 	return []byte(n.Link), gofuse.OK
 }
@@ -171,17 +174,17 @@ func (r *requests) StatFs(cancel <-chan struct{}, _ *gofuse.InHeader, out *gofus
 // Open decides how the file is read. Its handle is the version's hash: all that
 // a successor needs to go on with it.
 func (r *requests) Open(cancel <-chan struct{}, in *gofuse.OpenIn, out *gofuse.OpenOut) gofuse.Status {
-	if in.Flags&syscall.O_ACCMODE != syscall.O_RDONLY {
-		return r.status(syscall.EROFS)
-	}
 	ctx := r.request(cancel)
+	if in.Flags&syscall.O_ACCMODE != syscall.O_RDONLY {
+		return r.status(ctx, syscall.EROFS)
+	}
 	n, err := r.node(ctx, in.NodeId)
 	if err != nil {
-		return r.status(err)
+		return r.status(ctx, err)
 	}
 	f, err := r.files.open(ctx, in.NodeId, n)
 	if err != nil {
-		return r.status(err)
+		return r.status(ctx, err)
 	}
 	out.Fh = versionOf(n)
 	out.OpenFlags = gofuse.FOPEN_NOFLUSH
@@ -203,12 +206,12 @@ func (r *requests) Read(cancel <-chan struct{}, in *gofuse.ReadIn, buf []byte) (
 	if !ok {
 		var err error
 		if f, err = r.adopt(ctx, in.NodeId, in.Fh); err != nil {
-			return nil, r.status(err)
+			return nil, r.status(ctx, err)
 		}
 	}
 	n, err := f.readAt(ctx, buf[:in.Size], int64(in.Offset))
 	if err != nil {
-		return nil, r.status(err)
+		return nil, r.status(ctx, err)
 	}
 	r.m.reads.Inc()
 	r.m.readBytes.Add(float64(n))
@@ -257,13 +260,13 @@ func (r *requests) ReleaseDir(in *gofuse.ReleaseIn) { r.dirs.release(in.Fh) }
 
 // listing is what READDIR number off begins at; a listing is taken once per
 // handle and pass, so that offsets mean the same from call to call.
-func (r *requests) listing(cancel <-chan struct{}, in *gofuse.ReadIn) ([]Node, error) {
+func (r *requests) listing(ctx context.Context, in *gofuse.ReadIn) ([]Node, error) {
 	if in.Offset > 0 {
 		if l, ok := r.dirs.listing(in.Fh); ok {
 			return l, nil
 		}
 	}
-	l, err := r.fs.ReadDir(r.request(cancel), r.nodes.ino(in.NodeId))
+	l, err := r.fs.ReadDir(ctx, r.nodes.ino(in.NodeId))
 	if err != nil {
 		return nil, err
 	}
@@ -275,9 +278,10 @@ func (r *requests) listing(cancel <-chan struct{}, in *gofuse.ReadIn) ([]Node, e
 var dots = [2]string{".", ".."}
 
 func (r *requests) ReadDir(cancel <-chan struct{}, in *gofuse.ReadIn, out *gofuse.DirEntryList) gofuse.Status {
-	l, err := r.listing(cancel, in)
+	ctx := r.request(cancel)
+	l, err := r.listing(ctx, in)
 	if err != nil {
-		return r.status(err)
+		return r.status(ctx, err)
 	}
 	for i := in.Offset; i < uint64(len(l)+len(dots)); i++ {
 		if !out.AddDirEntry(dirEntry(l, i)) {
@@ -288,9 +292,10 @@ func (r *requests) ReadDir(cancel <-chan struct{}, in *gofuse.ReadIn, out *gofus
 }
 
 func (r *requests) ReadDirPlus(cancel <-chan struct{}, in *gofuse.ReadIn, out *gofuse.DirEntryList) gofuse.Status {
-	l, err := r.listing(cancel, in)
+	ctx := r.request(cancel)
+	l, err := r.listing(ctx, in)
 	if err != nil {
-		return r.status(err)
+		return r.status(ctx, err)
 	}
 	for i := in.Offset; i < uint64(len(l)+len(dots)); i++ {
 		entry := out.AddDirLookupEntry(dirEntry(l, i))
