@@ -1,5 +1,7 @@
 package contract
 
+import "strings"
+
 // Groups, versions and well-known objects.
 const (
 	SystemNamespace  = "fluid-system"
@@ -34,7 +36,27 @@ const (
 
 // DatasetSchedLabel is the pod label that, with the value "required", admits
 // only nodes which hold the Dataset.
-func DatasetSchedLabel(dataset string) string { return "fluid.io/dataset." + dataset + ".sched" }
+func DatasetSchedLabel(dataset string) string {
+	return prefixSched + dataset + suffixSched
+}
+
+// SchedRequired is the value of DatasetSchedLabel that makes it a must.
+const SchedRequired = "required"
+
+const (
+	prefixSched = "fluid.io/dataset."
+	suffixSched = ".sched"
+)
+
+// SchedLabelDataset is the Dataset that a DatasetSchedLabel names.
+func SchedLabelDataset(key string) (dataset string, ok bool) {
+	rest, ok := strings.CutPrefix(key, prefixSched)
+	if !ok {
+		return "", false
+	}
+	dataset, ok = strings.CutSuffix(rest, suffixSched)
+	return dataset, ok && dataset != ""
+}
 
 // Annotations.
 const (
