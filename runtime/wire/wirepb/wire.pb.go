@@ -561,6 +561,8 @@ type WatchEvent struct {
 	// members is the full membership when set.
 	Members       *Members        `protobuf:"bytes,1,opt,name=members,proto3" json:"members,omitempty"`
 	Invalidations []*Invalidation `protobuf:"bytes,2,rep,name=invalidations,proto3" json:"invalidations,omitempty"`
+	// resync: the watcher was too slow, so anything it knows of entries may be old.
+	Resync        bool `protobuf:"varint,3,opt,name=resync,proto3" json:"resync,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -607,6 +609,13 @@ func (x *WatchEvent) GetInvalidations() []*Invalidation {
 		return x.Invalidations
 	}
 	return nil
+}
+
+func (x *WatchEvent) GetResync() bool {
+	if x != nil {
+		return x.Resync
+	}
+	return false
 }
 
 // Invalidation: the entry name of directory ino came, went or changed; without
@@ -1900,11 +1909,12 @@ const file_wire_proto_rawDesc = "" +
 	"\x05files\x18\x02 \x01(\x03R\x05files\":\n" +
 	"\fWatchRequest\x12\x16\n" +
 	"\x06client\x18\x01 \x01(\tR\x06client\x12\x12\n" +
-	"\x04node\x18\x02 \x01(\tR\x04node\"\x87\x01\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\"\x9f\x01\n" +
 	"\n" +
 	"WatchEvent\x123\n" +
 	"\amembers\x18\x01 \x01(\v2\x19.millrace.wire.v1.MembersR\amembers\x12D\n" +
-	"\rinvalidations\x18\x02 \x03(\v2\x1e.millrace.wire.v1.InvalidationR\rinvalidations\"4\n" +
+	"\rinvalidations\x18\x02 \x03(\v2\x1e.millrace.wire.v1.InvalidationR\rinvalidations\x12\x16\n" +
+	"\x06resync\x18\x03 \x01(\bR\x06resync\"4\n" +
 	"\fInvalidation\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"\x92\x01\n" +
