@@ -30,13 +30,13 @@ tools: prerequisites ## build the pinned tools and Kubernetes itself from their 
 build: ## build Millrace's own binaries into out/bin
 	@mkdir -p $(BIN)
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o $(BIN)/ $(COMMANDS:%=./cmd/%)
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" -o $(BIN)/ ./e2e/localcluster/cmd/localcluster ./e2e/stage/cmd/stage ./e2e/demo/cmd/demo
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" -o $(BIN)/ ./e2e/localcluster/cmd/localcluster ./e2e/localcluster/cmd/pause ./e2e/stage/cmd/stage ./e2e/demo/cmd/demo
 
 .PHONY: images
 images: tools build ## pack the binaries into container images (out/images)
 	@mkdir -p $(IMAGES)
-	@for c in $(COMMANDS) stage; do $(CLUSTER) image -o $(IMAGES)/$$c.tar -name docker.io/local/$$c:dev -file $(BIN)/$$c:/bin/$$c -entrypoint /bin/$$c || exit 1; done
-	@$(CLUSTER) image -o $(IMAGES)/versitygw.tar -name docker.io/local/versitygw:dev -file $(BIN)/versitygw:/bin/versitygw -entrypoint /bin/versitygw
+	@for c in $(COMMANDS) stage; do $(CLUSTER) image -o $(IMAGES)/$$c.tar --image-name docker.io/local/$$c:dev --file $(BIN)/$$c:/bin/$$c --entrypoint /bin/$$c || exit 1; done
+	@$(CLUSTER) image -o $(IMAGES)/versitygw.tar --image-name docker.io/local/versitygw:dev --file $(BIN)/versitygw:/bin/versitygw --entrypoint /bin/versitygw
 
 .PHONY: demo
 demo: images ## the whole story on a local cluster, from nothing to a cached copy
