@@ -19,10 +19,13 @@ const NativeClass = "millrace"
 // name may have 63 characters, and Fluid counts its prefix in.
 const maxLabelKey = 63
 
+// FuseNodeLabelPrefix begins every FuseNodeLabel.
+const FuseNodeLabelPrefix = "fluid.io/f-"
+
 // Prefixes of labels that carry <ns>-<name> of a Dataset.
 const (
 	prefixStorage = "fluid.io/s-"
-	prefixFuse    = "fluid.io/f-"
+	prefixFuse    = FuseNodeLabelPrefix
 )
 
 func keyed(prefix, namespace, name, uid string) string {
