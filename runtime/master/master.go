@@ -1,0 +1,199 @@
+// Package master knows a cache as a whole: the tree of the Dataset, the workers
+// and what each of them holds, and the load jobs. It holds no truth: a restarted
+// master lists the sources again and hears from the workers what they have.
+package master
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/millrace/millrace/runtime/namespace"
+	"github.com/millrace/millrace/runtime/wire/wirepb"
+)
+
+// Defaults of Options.
+const (
+	defaultGrace       = 3 * time.Second
+	defaultWorkerWait  = 10 * time.Minute
+	defaultStripeBytes = 64 << 20
+	defaultBlockBytes  = 4 << 20
+	// keepLoads is for how long a finished load job stays in the summary.
+	keepLoads = 10 * time.Minute
+)
+
+// Options of a Master. The zero value has defaults for all but Mounts.
+type Options struct {
+	Mounts []namespace.Mount
+	// TTL of listings; see namespace.Options.
+	TTL time.Duration
+	// Replicas is how many workers own each stripe.
+	Replicas int
+	// StripeBytes is the unit of placement, BlockBytes that of holdings.
+	StripeBytes, BlockBytes int64
+	// Grace is for how long a worker whose stream has ended stays a member.
+	Grace time.Duration
+	// WorkerWait is for how long a load job waits for a worker.
+	WorkerWait time.Duration
+	Logger     *slog.Logger
+}
+
+// Master serves wirepb.Master and the HTTP interface of the contract.
+type Master struct {
+	wirepb.UnimplementedMasterServer
+	opts   Options
+	log    *slog.Logger
+	tree   *namespace.Tree
+	ledger *ledger
+
+	ctx    context.Context // of load jobs, which outlive their callers
+	cancel context.CancelFunc
+	tasks  sync.WaitGroup
+
+	revision atomic.Int64
+	reads    struct{ local, remote, source atomic.Int64 }
+	taskIDs  atomic.Uint64
+
+	mu       sync.Mutex
+	changed  chan struct{} // closed, and made anew, with each revision
+	workers  map[string]*worker
+	watchers map[*watcher]struct{}
+	jobs     map[string]*job
+	taskOf   map[uint64]*job // whose task it is
+	epoch    int64
+	retired  bool
+}
+
+var _ wirepb.MasterServer = (*Master)(nil)
+
+// New makes a master and starts to list the sources.
+func New(opts Options) (*Master, error) {
+	setDefault(&opts.Grace, defaultGrace)
+	setDefault(&opts.WorkerWait, defaultWorkerWait)
+	setDefault(&opts.StripeBytes, defaultStripeBytes)
+	setDefault(&opts.BlockBytes, defaultBlockBytes)
+	setDefault(&opts.Replicas, 1)
+	if opts.Logger == nil {
+		opts.Logger = slog.Default()
+	}
+	m := &Master{
+		opts: opts, log: opts.Logger, ledger: newLedger(opts.BlockBytes),
+		changed: make(chan struct{}), workers: map[string]*worker{},
+		watchers: map[*watcher]struct{}{}, jobs: map[string]*job{}, taskOf: map[uint64]*job{},
+	}
+	m.ctx, m.cancel = context.WithCancel(context.Background())
+	tree, err := namespace.New(opts.Mounts, namespace.Options{
+		TTL: opts.TTL, OnChange: m.entriesChanged, OnState: m.sourcesChanged, Logger: opts.Logger,
+	})
+	if err != nil {
+		m.cancel()
+		return nil, fmt.Errorf("make the tree of the dataset: %w", err)
+	}
+	m.tree = tree
+	return m, nil
+}
+
+func setDefault[T int | int64 | time.Duration](v *T, d T) {
+	if *v <= 0 {
+		*v = d
+	}
+}
+
+// Register adds the master to a gRPC server.
+func (m *Master) Register(s *grpc.Server) { wirepb.RegisterMasterServer(s, m) }
+
+// Close ends the load jobs, the sessions and the work on the sources.
+func (m *Master) Close() {
+	m.cancel()
+	m.tree.Close()
+	m.mu.Lock()
+	for _, w := range m.workers {
+		w.stopGrace()
+	}
+	m.mu.Unlock()
+	m.tasks.Wait()
+}
+
+// bump says that the summary is another one now.
+func (m *Master) bump() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.bumpLocked()
+}
+
+func (m *Master) bumpLocked() {
+	m.revision.Add(1)
+	close(m.changed)
+	m.changed = make(chan struct{})
+}
+
+// changedSignal is closed with the next change of the summary.
+func (m *Master) changedSignal() <-chan struct{} {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.changed
+}
+
+// entriesChanged takes a change of the tree into the ledger, and tells workers
+// and readers. The tree is locked meanwhile.
+func (m *Master) entriesChanged(c namespace.Change) {
+	dropped := map[*holder][]string{}
+	for _, e := range c.Removed {
+		k := objectKey(e)
+		for _, by := range m.ledger.remove(k) {
+			dropped[by] = append(dropped[by], k.String())
+		}
+	}
+	for _, e := range c.Added {
+		m.ledger.add(objectKey(e), e.Size)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, w := range m.workers {
+		if keys := dropped[&w.holder]; len(keys) > 0 {
+			w.order(&wirepb.WorkerOrder{Order: &wirepb.WorkerOrder_Forget{Forget: &wirepb.Forget{Keys: keys}}})
+		}
+	}
+	for w := range m.watchers {
+		w.invalidate(c.Invalid)
+	}
+	m.bumpLocked()
+}
+
+// sourcesChanged hears that a mount has come, gone or was walked.
+func (m *Master) sourcesChanged() {
+	m.bump()
+	m.mu.Lock()
+	workers := make([]*worker, 0, len(m.workers))
+	for _, w := range m.workers {
+		workers = append(workers, w)
+	}
+	m.mu.Unlock()
+	for _, w := range workers {
+		m.forgetStale(w)
+	}
+}
+
+// forgetStale tells a worker to drop what no mount has any more. That can only
+// be known once every mount was walked.
+func (m *Master) forgetStale(w *worker) {
+	if !m.tree.Totals().Complete {
+		return
+	}
+	stale := m.ledger.stale(&w.holder)
+	if len(stale) == 0 {
+		return
+	}
+	keys := make([]string, len(stale))
+	for i, k := range stale {
+		keys[i] = k.String()
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	w.order(&wirepb.WorkerOrder{Order: &wirepb.WorkerOrder_Forget{Forget: &wirepb.Forget{Keys: keys}}})
+}
