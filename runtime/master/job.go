@@ -330,7 +330,7 @@ func (j *job) send(name string, l *lane, p *part) bool {
 	}
 	id := j.master.taskIDs.Add(1)
 	object := objectOf(entry)
-	object.Key = p.file.key.String()
+	object.Key = keyText(p.file.key)
 	j.inFlight[id] = p
 	if !j.master.sendTask(name, j, &wirepb.Task{Id: id, Object: object, Offset: p.off, Length: p.n}) {
 		delete(j.inFlight, id)
@@ -593,7 +593,7 @@ func (j *job) recount(ctx context.Context) error {
 				done++
 			}
 		}
-		if bytes >= j.snapshot().BytesDone || time.Now().After(deadline) {
+		if bytes >= j.snapshot().BytesDone || j.moved || time.Now().After(deadline) {
 			j.report(func(p *contract.LoadSummary) {
 				p.BytesDone, p.BytesTotal, p.FilesDone, p.FilesTotal = bytes, total, done, files
 			})

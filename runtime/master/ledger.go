@@ -5,10 +5,12 @@ import (
 	"math/bits"
 	"slices"
 	"sync"
+
+	"github.com/millrace/millrace/runtime/wire"
 )
 
 // key names the bytes of one version of a file.
-type key [16]byte
+type key = [wire.KeyBytes]byte
 
 func parseKey(s string) (k key, ok bool) {
 	if len(s) != hex.EncodedLen(len(k)) {
@@ -18,7 +20,7 @@ func parseKey(s string) (k key, ok bool) {
 	return k, err == nil
 }
 
-func (k key) String() string { return hex.EncodeToString(k[:]) }
+func keyText(k key) string { return hex.EncodeToString(k[:]) }
 
 // ledger knows which bytes of the current snapshot lie where. Its sums are exact
 // at any time: each byte of the snapshot counts once however many hold it.

@@ -66,7 +66,7 @@ func entryOf(e namespace.Entry) *wirepb.Entry {
 	out := &wirepb.Entry{Ino: e.Ino, Parent: e.Parent, Name: e.Name, Mode: e.Mode, Size: e.Size, MtimeNs: e.MTime, Link: e.Link}
 	if e.IsFile() {
 		out.Object = objectOf(e)
-		out.Object.Key = objectKey(e).String()
+		out.Object.Key = keyText(objectKey(e))
 	}
 	return out
 }

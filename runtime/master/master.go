@@ -146,7 +146,7 @@ func (m *Master) entriesChanged(c namespace.Change) {
 	for _, e := range c.Removed {
 		k := objectKey(e)
 		for _, by := range m.ledger.remove(k) {
-			dropped[by] = append(dropped[by], k.String())
+			dropped[by] = append(dropped[by], keyText(k))
 		}
 	}
 	for _, e := range c.Added {
@@ -191,7 +191,7 @@ func (m *Master) forgetStale(w *worker) {
 	}
 	keys := make([]string, len(stale))
 	for i, k := range stale {
-		keys[i] = k.String()
+		keys[i] = keyText(k)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()

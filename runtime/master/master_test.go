@@ -424,7 +424,7 @@ func TestAWorkerTellsAnewWhatItHas(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return objectKey(e).String()
+		return keyText(objectKey(e))
 	}
 	stale := strings.Repeat("ab", 16)
 	mid := key("mid")

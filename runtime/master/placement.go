@@ -1,7 +1,6 @@
 package master
 
 import (
-	"crypto/sha256"
 	"encoding/binary"
 	"slices"
 	"strings"
@@ -9,6 +8,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 
 	"github.com/millrace/millrace/runtime/namespace"
+	"github.com/millrace/millrace/runtime/wire"
 	"github.com/millrace/millrace/runtime/wire/wirepb"
 )
 
@@ -39,8 +39,4 @@ func (p placement) owners(k key, stripe int64, n int) []string {
 }
 
 // objectKey is the key of a file's bytes.
-func objectKey(e namespace.Entry) key {
-	o := objectOf(e)
-	sum := sha256.Sum256([]byte(o.GetMount() + "\x00" + o.GetPath() + "\x00" + o.GetEtag() + string(binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, uint64(o.GetSize())), uint64(o.GetMtimeNs())))))
-	return key(sum[:16])
-}
+func objectKey(e namespace.Entry) key { return wire.SumObject(objectOf(e)) }
