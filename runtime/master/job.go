@@ -301,7 +301,7 @@ func (j *job) fill(ctx context.Context, members *wirepb.Members) error {
 func (j *job) place(p *part, place placement) {
 	owners := place.owners(p.file.key, p.off/j.master.opts.StripeBytes, p.file.copies)
 	for ; p.copies < len(owners); p.copies++ {
-		name := owners[p.copies]
+		name := owners[p.copies].Name
 		if have := j.master.heldBy(name, p.file.key, p.off, p.n); have >= p.n {
 			p.best = p.n
 			continue
@@ -560,17 +560,21 @@ func (j *job) settle(ctx context.Context) (again bool, err error) {
 		return false, nil
 	}
 	j.moved, j.noSpace, j.firstError = false, 0, nil
+	var whole int64 // bytes of files that need nothing
 	for _, f := range j.files {
-		have := j.master.ledger.held(nil, f.key, 0, f.size)
-		if f.dropped || have >= f.size {
+		if f.dropped {
+			continue
+		}
+		if j.master.ledger.held(nil, f.key, 0, f.size) >= f.size {
+			whole += f.size
 			continue
 		}
 		f.left, f.done = j.parts(f.size), 0
-		j.report(func(p *contract.LoadSummary) { p.BytesDone -= have })
 		for i := range f.left {
 			j.again = append(j.again, j.partOf(f, i))
 		}
 	}
+	j.report(func(p *contract.LoadSummary) { p.BytesDone = whole })
 	return true, nil
 }
 

@@ -1,41 +1,26 @@
 package master
 
 import (
-	"encoding/binary"
-	"slices"
-	"strings"
-
-	"github.com/cespare/xxhash/v2"
-
 	"github.com/millrace/millrace/runtime/namespace"
+	"github.com/millrace/millrace/runtime/ring"
 	"github.com/millrace/millrace/runtime/wire"
 	"github.com/millrace/millrace/runtime/wire/wirepb"
 )
 
 // placement finds the owners of stripes in one membership.
-type placement struct{ members *wirepb.Members }
+type placement []ring.Member
 
-func newPlacement(members *wirepb.Members) placement { return placement{members} }
+func newPlacement(members *wirepb.Members) placement {
+	p := make(placement, 0, len(members.GetWorkers()))
+	for _, w := range members.GetWorkers() {
+		p = append(p, ring.Member{Name: w.GetName(), Weight: w.GetCapacityBytes()})
+	}
+	return p
+}
 
-// owners names the workers that own a stripe, the first one first.
-func (p placement) owners(k key, stripe int64, n int) []string {
-	names := make([]string, 0, len(p.members.GetWorkers()))
-	for _, w := range p.members.GetWorkers() {
-		names = append(names, w.GetName())
-	}
-	score := func(name string) uint64 {
-		return xxhash.Sum64(binary.LittleEndian.AppendUint64(append(k[:len(k):len(k)], name...), uint64(stripe)))
-	}
-	slices.SortFunc(names, func(a, b string) int {
-		if x, y := score(a), score(b); x != y {
-			if x > y {
-				return -1
-			}
-			return 1
-		}
-		return strings.Compare(a, b)
-	})
-	return names[:min(n, len(names))]
+// owners are the workers that own a stripe, the first one first.
+func (p placement) owners(k key, stripe int64, n int) []ring.Member {
+	return ring.Owners(keyText(k), stripe, p, n)
 }
 
 // objectKey is the key of a file's bytes.
