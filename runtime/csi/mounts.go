@@ -131,7 +131,9 @@ func (p *prober) awaitFUSE(ctx context.Context, path string) (*mountinfo.Info, e
 			if _, err = p.statfs(ctx, path); err == nil {
 				return m, nil
 			}
-			last = fmt.Errorf("a FUSE is mounted there, but: %w", err)
+			if ctx.Err() == nil {
+				last = fmt.Errorf("a FUSE is mounted there, but: %w", err)
+			}
 			wait = int(time.Second.Milliseconds())
 		}
 		if ctx.Err() != nil {
