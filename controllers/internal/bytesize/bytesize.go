@@ -36,3 +36,15 @@ func Percent(part, whole int64, complete bool) string {
 func Ratio(part, whole int64) string {
 	return Percent(part, whole, whole > 0 && part >= whole)
 }
+
+// Label prints a size as a label's value may have it: whole when it is whole
+// in its unit (2GiB), else with two digits (1.50GiB).
+func Label(size int64) string {
+	text := Format(size)
+	for i := range text {
+		if text[i] == '.' && text[i:i+3] == ".00" {
+			return text[:i] + text[i+3:]
+		}
+	}
+	return text
+}

@@ -1,0 +1,248 @@
+package engine
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"strconv"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/millrace/millrace/apis/contract"
+	"github.com/millrace/millrace/controllers/internal/bytesize"
+)
+
+// Objects are all objects of a runtime, in the order in which they are written.
+func (d *Description) Objects() ([]client.Object, error) {
+	config, hash, err := d.configMap()
+	if err != nil {
+		return nil, err
+	}
+	return []client.Object{
+		config,
+		d.service(contract.ComponentMaster), d.service(contract.ComponentWorker), d.service(contract.ComponentClient),
+		d.masterSet(hash), d.workerSet(hash), d.clientSet(),
+	}, nil
+}
+
+// RuntimeConfig is runtime.json.
+func (d *Description) RuntimeConfig() *contract.RuntimeConfig {
+	component := func(c contract.ComponentType) contract.ComponentConfig {
+		spec := d.component(c)
+		return contract.ComponentConfig{
+			Enabled: true, Name: d.objectName(c), Options: spec.Options, Replicas: spec.Replicas,
+			Service: contract.ServiceConfig{Name: d.serviceName(c)}, TieredStoreLevels: spec.tierConfigs(),
+		}
+	}
+	return &contract.RuntimeConfig{
+		Mounts: d.Sources.Mounts, AccessModes: d.Sources.AccessModes, TargetPath: d.FuseMountPath(),
+		Master: component(contract.ComponentMaster),
+		Worker: component(contract.ComponentWorker),
+		Client: component(contract.ComponentClient),
+	}
+}
+
+// tierConfigs are the tiers as the worker finds them in its container.
+func (c *Component) tierConfigs() []contract.TierConfig {
+	var out []contract.TierConfig
+	for i, tier := range c.Tiers {
+		config := contract.TierConfig{MediumType: tier.Medium, High: tier.High, Low: tier.Low}
+		for j, dir := range tier.Dirs {
+			config.MountPaths = append(config.MountPaths, dir.mountPath(i, j))
+			quota := quantity(dir.QuotaBytes)
+			config.Quotas = append(config.Quotas, quota.String())
+		}
+		out = append(out, config)
+	}
+	return out
+}
+
+// mountPath is where directory j of level i is mounted in the container.
+func (d TierDir) mountPath(i, j int) string {
+	switch {
+	case d.ProcessMemory:
+		return contract.ProcessMemoryDir
+	case d.HostPath == "":
+		return contract.EmptyDirTierDir(i)
+	default:
+		return contract.HostPathTierDir(i, j)
+	}
+}
+
+// configMap holds runtime.json. The hash leaves out the numbers of pods, so
+// that scaling restarts nothing.
+func (d *Description) configMap() (*corev1.ConfigMap, string, error) {
+	config := d.RuntimeConfig()
+	text, err := config.Encode()
+	if err != nil {
+		return nil, "", err
+	}
+	config.Master.Replicas, config.Worker.Replicas, config.Client.Replicas = 0, 0, 0
+	hashed, err := config.Encode()
+	if err != nil {
+		return nil, "", err
+	}
+	sum := sha256.Sum256(hashed)
+	meta := d.meta(contract.ConfigMapName(d.Name), contract.ComponentMaster)
+	delete(meta.Labels, contract.LabelComponent)
+	return &corev1.ConfigMap{ObjectMeta: meta, Data: map[string]string{contract.RuntimeConfigKey: string(text)}},
+		hex.EncodeToString(sum[:8]), nil
+}
+
+func (d *Description) meta(name string, c contract.ComponentType) metav1.ObjectMeta {
+	return metav1.ObjectMeta{
+		Namespace: d.Namespace, Name: name, Labels: d.objectLabels(c),
+		OwnerReferences: []metav1.OwnerReference{{
+			APIVersion: d.APIVersion, Kind: d.Kind, Name: d.Name, UID: d.UID,
+			Controller: ptr.To(true), BlockOwnerDeletion: ptr.To(true),
+		}},
+	}
+}
+
+// ports of a component's pods by name.
+func ports(c contract.ComponentType) []corev1.ContainerPort {
+	port := func(name string, number int32) corev1.ContainerPort {
+		return corev1.ContainerPort{Name: name, ContainerPort: number, Protocol: corev1.ProtocolTCP}
+	}
+	switch c {
+	case contract.ComponentMaster:
+		return []corev1.ContainerPort{port("rpc", contract.MasterRPCPort), port("http", contract.MasterHTTPPort)}
+	case contract.ComponentWorker:
+		return []corev1.ContainerPort{port("data", contract.WorkerDataPort), port("http", contract.WorkerHTTPPort)}
+	default:
+		return []corev1.ContainerPort{port("http", contract.ClientHTTPPort)}
+	}
+}
+
+// service is headless: it only gives the component's pods a name.
+func (d *Description) service(c contract.ComponentType) *corev1.Service {
+	svc := &corev1.Service{
+		ObjectMeta: d.meta(d.serviceName(c), c),
+		Spec: corev1.ServiceSpec{
+			ClusterIP: corev1.ClusterIPNone, PublishNotReadyAddresses: true, Selector: d.selector(c),
+		},
+	}
+	for _, p := range ports(c) {
+		svc.Spec.Ports = append(svc.Spec.Ports, corev1.ServicePort{
+			Name: p.Name, Port: p.ContainerPort, TargetPort: intstr.FromString(p.Name), Protocol: p.Protocol,
+		})
+	}
+	return svc
+}
+
+func (d *Description) masterSet(hash string) *appsv1.StatefulSet {
+	set := d.statefulSet(contract.ComponentMaster)
+	set.Annotations = map[string]string{AnnotationDatasetGeneration: strconv.FormatInt(d.DatasetGeneration, 10)}
+	set.Spec.Template.Annotations[AnnotationConfigHash] = hash
+	return set
+}
+
+func (d *Description) workerSet(hash string) *appsv1.StatefulSet {
+	set := d.statefulSet(contract.ComponentWorker)
+	pod := &set.Spec.Template
+	pod.Annotations[AnnotationConfigHash] = hash
+	pod.Annotations[AnnotationNodeLabels] = d.nodeLabels()
+	pod.Labels[contract.LabelDataset] = d.datasetID()
+	pod.Labels[contract.LabelDatasetPlace] = d.placement()
+	if pod.Spec.Affinity == nil {
+		pod.Spec.Affinity = &corev1.Affinity{}
+	}
+	pod.Spec.Affinity.PodAntiAffinity = d.apartness()
+	if d.WorkerNodes != nil {
+		pod.Spec.Affinity.NodeAffinity = &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: d.WorkerNodes}
+	}
+	pod.Spec.Tolerations = append(pod.Spec.Tolerations, d.WorkerTolerations...)
+	return set
+}
+
+func (d *Description) statefulSet(c contract.ComponentType) *appsv1.StatefulSet {
+	return &appsv1.StatefulSet{
+		ObjectMeta: d.meta(d.objectName(c), c),
+		Spec: appsv1.StatefulSetSpec{
+			Replicas:            ptr.To(d.component(c).Replicas),
+			ServiceName:         d.serviceName(c),
+			PodManagementPolicy: appsv1.ParallelPodManagement,
+			Selector:            &metav1.LabelSelector{MatchLabels: d.selector(c)},
+			Template:            d.pod(c),
+		},
+	}
+}
+
+// clientSet runs a FUSE pod on every node that carries the Dataset's label. A
+// changed template never restarts a FUSE that pods may be reading through.
+func (d *Description) clientSet() *appsv1.DaemonSet {
+	pod := d.pod(contract.ComponentClient)
+	pod.Spec.NodeSelector = maps.Clone(pod.Spec.NodeSelector)
+	if pod.Spec.NodeSelector == nil {
+		pod.Spec.NodeSelector = map[string]string{}
+	}
+	pod.Spec.NodeSelector[contract.FuseNodeLabel(d.Namespace, d.Name, string(d.DatasetUID))] = "true"
+	pod.Spec.Tolerations = []corev1.Toleration{{Operator: corev1.TolerationOpExists}}
+	return &appsv1.DaemonSet{
+		ObjectMeta: d.meta(d.objectName(contract.ComponentClient), contract.ComponentClient),
+		Spec: appsv1.DaemonSetSpec{
+			Selector:       &metav1.LabelSelector{MatchLabels: d.selector(contract.ComponentClient)},
+			Template:       pod,
+			UpdateStrategy: appsv1.DaemonSetUpdateStrategy{Type: appsv1.OnDeleteDaemonSetStrategyType},
+		},
+	}
+}
+
+func (d *Description) placement() string {
+	if d.Exclusive {
+		return "Exclusive"
+	}
+	return "Shared"
+}
+
+// apartness keeps two workers of one runtime off one node, and exclusive
+// Datasets apart from all others, whatever their namespaces.
+func (d *Description) apartness() *corev1.PodAntiAffinity {
+	term := func(everywhere bool, selector metav1.LabelSelector) corev1.PodAffinityTerm {
+		t := corev1.PodAffinityTerm{TopologyKey: corev1.LabelHostname, LabelSelector: &selector}
+		if everywhere {
+			t.NamespaceSelector = &metav1.LabelSelector{}
+		}
+		return t
+	}
+	others := metav1.LabelSelectorRequirement{Key: contract.LabelDatasetPlace, Operator: metav1.LabelSelectorOpIn, Values: []string{"Exclusive"}}
+	if d.Exclusive {
+		others = metav1.LabelSelectorRequirement{Key: contract.LabelDataset, Operator: metav1.LabelSelectorOpExists}
+	}
+	return &corev1.PodAntiAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{
+		term(false, metav1.LabelSelector{MatchLabels: d.selector(contract.ComponentWorker)}),
+		term(true, metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{others}}),
+	}}
+}
+
+// nodeLabels are the labels of a node where a worker runs, as JSON.
+func (d *Description) nodeLabels() string {
+	uid := string(d.DatasetUID)
+	memory, disk := d.Worker.capacity()
+	labels := map[string]string{
+		contract.DatasetLabel(d.Namespace, d.Name, uid):             "true",
+		contract.RuntimeNodeLabel(d.Type, d.Namespace, d.Name, uid): "true",
+	}
+	for medium, size := range map[contract.Medium]int64{
+		contract.MediumMemory: memory, contract.MediumDisk: disk, contract.MediumTotal: memory + disk,
+	} {
+		if size > 0 {
+			labels[contract.CapacityNodeLabel(d.Type, medium, d.Namespace, d.Name, uid)] = bytesize.Label(size)
+		}
+	}
+	if d.Exclusive {
+		labels[contract.LabelExclusive] = contract.ExclusiveValue(d.Namespace, d.Name)
+	}
+	text, err := json.Marshal(labels)
+	if err != nil {
+		panic(fmt.Sprintf("encode node labels: %v", err)) // a map of strings always encodes
+	}
+	return string(text)
+}

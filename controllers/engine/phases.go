@@ -1,0 +1,332 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/millrace/millrace/apis/contract"
+	datav1alpha1 "github.com/millrace/millrace/apis/data/v1alpha1"
+	"github.com/millrace/millrace/controllers/internal/apply"
+	"github.com/millrace/millrace/controllers/internal/conditions"
+	"github.com/millrace/millrace/controllers/internal/flow"
+)
+
+// secretPause is how long a missing Secret is left alone. Secrets are not
+// watched: that would need the right to read every Secret of the cluster at once.
+const secretPause = 3 * time.Second
+
+// describe finds the Dataset and turns both into a Description.
+func (r *Reconciler) describe(ctx context.Context, s *round) (flow.Outcome, error) {
+	runtimes, err := RuntimesOf(ctx, r.Client, s.key)
+	if err != nil {
+		return flow.Wait(), err
+	}
+	if len(runtimes) > 0 && runtimes[0].Type != r.kind.Type() {
+		return r.stopAt(s, &Problem{ReasonConflict, fmt.Sprintf(
+			"Dataset %s is bound to its older runtime of type %s: delete one of the two runtimes", s.key.Name, runtimes[0].Type)})
+	}
+	ds := &datav1alpha1.Dataset{}
+	if err := r.Get(ctx, s.key, ds); apierrors.IsNotFound(err) {
+		return r.stopAt(s, &Problem{ReasonDatasetNotFound, fmt.Sprintf(
+			"there is no Dataset %s in namespace %s: create a Dataset with the runtime's name", s.key.Name, s.key.Namespace)})
+	} else if err != nil {
+		return flow.Wait(), fmt.Errorf("read dataset %s: %w", s.key, err)
+	}
+	s.dataset = ds
+	desc, err := r.kind.Describe(ctx, s.runtime)
+	var problem *Problem
+	if errors.As(err, &problem) {
+		return r.stopAt(s, problem)
+	} else if err != nil {
+		return flow.Wait(), err
+	}
+	s.desc = desc
+	r.complete(s)
+	if problem := desc.validate(); problem != nil {
+		return r.stopAt(s, problem)
+	}
+	return flow.Continue(), nil
+}
+
+// complete fills in what comes from the objects themselves and the Dataset.
+func (r *Reconciler) complete(s *round) {
+	d, ds := s.desc, s.dataset
+	gvk := datav1alpha1.GroupVersion.WithKind(kindName(s.runtime))
+	d.Type, d.Namespace, d.Name, d.UID = r.kind.Type(), s.key.Namespace, s.key.Name, s.runtime.GetUID()
+	d.APIVersion, d.Kind = gvk.GroupVersion().String(), gvk.Kind
+	d.DatasetUID, d.DatasetGeneration = ds.UID, ds.Generation
+	d.MountRoot = r.options.MountRoot
+	d.Sources = SourcesOf(ds)
+	d.Exclusive = ds.Spec.PlacementMode != datav1alpha1.ShareMode
+	d.WorkerTolerations = ds.Spec.Tolerations
+	if ds.Spec.NodeAffinity != nil {
+		d.WorkerNodes = ds.Spec.NodeAffinity.Required
+	}
+}
+
+func kindName(runtime client.Object) string {
+	if _, ok := runtime.(*datav1alpha1.AlluxioRuntime); ok {
+		return "AlluxioRuntime"
+	}
+	return "CacheRuntime"
+}
+
+// stopAt tells a problem that only another object or a changed spec can solve.
+func (r *Reconciler) stopAt(s *round, p *Problem) (flow.Outcome, error) {
+	r.notReady(s, p)
+	return flow.Wait(), nil
+}
+
+func (r *Reconciler) notReady(s *round, p *Problem) {
+	if conditions.False(s.conditions(), s.runtime.GetGeneration(), datav1alpha1.RuntimeReady, p.Reason, p.Message) {
+		switch p.Reason {
+		case ReasonMasterNotReady, ReasonWorkersNotReady, ReasonDatasetNotFound:
+		default:
+			r.events.Event(s.runtime, corev1.EventTypeWarning, contract.EventErrorProcessRuntime, p.Message)
+		}
+	}
+}
+
+// checkSources looks for the secrets and claims of the sources, so that no pod
+// ever hangs for one that does not exist.
+func (r *Reconciler) checkSources(ctx context.Context, s *round) (flow.Outcome, error) {
+	for _, claim := range s.desc.Sources.Claims {
+		err := r.Get(ctx, types.NamespacedName{Namespace: s.key.Namespace, Name: claim}, &corev1.PersistentVolumeClaim{})
+		if apierrors.IsNotFound(err) {
+			s.problem = &Problem{ReasonClaimNotFound, fmt.Sprintf(
+				"mount %s%s: PersistentVolumeClaim %s does not exist in namespace %s: create it, or correct the mount", contract.SchemePVC, claim, claim, s.key.Namespace)}
+			return flow.Continue(), nil
+		} else if err != nil {
+			return flow.Wait(), fmt.Errorf("read claim %s: %w", claim, err)
+		}
+	}
+	for _, name := range s.desc.Sources.SecretNames() {
+		secret := &corev1.Secret{}
+		err := r.live.Get(ctx, types.NamespacedName{Namespace: s.key.Namespace, Name: name}, secret)
+		if apierrors.IsNotFound(err) || apierrors.IsInvalid(err) || name == "" {
+			s.problem = &Problem{ReasonSecretNotFound, fmt.Sprintf(
+				"encryptOptions: Secret %q does not exist in namespace %s: create it with the keys %s", name, s.key.Namespace, strings.Join(s.desc.Sources.Secrets[name], ", "))}
+			return flow.CheckBack(secretPause), nil
+		} else if err != nil {
+			return flow.Wait(), fmt.Errorf("read secret %s: %w", name, err)
+		}
+		for _, key := range s.desc.Sources.Secrets[name] {
+			if _, ok := secret.Data[key]; !ok {
+				s.problem = &Problem{ReasonSecretKey, fmt.Sprintf(
+					"encryptOptions: Secret %s in namespace %s has no key %q: add it, or correct the Dataset", name, s.key.Namespace, key)}
+				return flow.CheckBack(secretPause), nil
+			}
+		}
+	}
+	return flow.Continue(), nil
+}
+
+// applyObjects makes the pods what they should be, unless a problem says that
+// they would not start.
+func (r *Reconciler) applyObjects(ctx context.Context, s *round) (flow.Outcome, error) {
+	if s.problem != nil {
+		return flow.Continue(), nil
+	}
+	objects, err := s.desc.Objects()
+	if err != nil {
+		return flow.Wait(), err
+	}
+	mine := func(live client.Object) bool { return metav1.IsControlledBy(live, s.runtime) }
+	for _, obj := range objects {
+		err := r.applier.Apply(ctx, obj, mine)
+		if errors.Is(err, apply.ErrForeign) {
+			s.problem = &Problem{ReasonForeign, fmt.Sprintf("%s: delete or rename it, or choose another name for the Dataset", err)}
+			return flow.Continue(), nil
+		} else if err != nil {
+			return flow.Wait(), err
+		}
+	}
+	return flow.Continue(), nil
+}
+
+// observe looks at the pods and keeps the master's summary in sight.
+func (r *Reconciler) observe(ctx context.Context, s *round) (flow.Outcome, error) {
+	master, worker, fuse := &appsv1.StatefulSet{}, &appsv1.StatefulSet{}, &appsv1.DaemonSet{}
+	for component, obj := range map[contract.ComponentType]client.Object{
+		contract.ComponentMaster: master, contract.ComponentWorker: worker, contract.ComponentClient: fuse,
+	} {
+		err := r.Get(ctx, types.NamespacedName{Namespace: s.key.Namespace, Name: s.desc.objectName(component)}, obj)
+		if client.IgnoreNotFound(err) != nil {
+			return flow.Wait(), fmt.Errorf("read %s of %s: %w", component, s.key, err)
+		}
+	}
+	pod, err := r.masterPod(ctx, s.key)
+	if err != nil {
+		return flow.Wait(), err
+	}
+	if pod != nil && master.Status.ReadyReplicas > 0 {
+		r.observer.Watch(s.key, r.options.MasterAddress(pod))
+	}
+	s.seen = Seen{
+		Master: seenStatefulSet(master, s.desc.Master.Replicas),
+		Worker: seenStatefulSet(worker, s.desc.Worker.Replicas),
+		Client: seenDaemonSet(fuse), Selector: selectorText(s.desc.selector(contract.ComponentWorker)),
+		Mounts: s.dataset.Spec.Mounts, Age: time.Since(s.runtime.GetCreationTimestamp().Time),
+	}
+	s.seen.Summary, _, s.seen.Heard = r.observer.Latest(s.key)
+	s.seen.Serving = s.seen.Master.Ready > 0 && (s.seen.Worker.Ready > 0 || s.seen.Worker.Desired == 0)
+	return flow.Continue(), nil
+}
+
+// report tells what was seen in conditions and the kind's own status.
+func (r *Reconciler) report(_ context.Context, s *round) (flow.Outcome, error) {
+	list, generation := s.conditions(), s.runtime.GetGeneration()
+	was := meta.IsStatusConditionTrue(*list, datav1alpha1.RuntimeReady)
+	if p := s.waitingFor(); p != nil {
+		if was {
+			r.metrics.healthLost(r.kind.Type(), s.key)
+		}
+		r.notReady(s, p)
+	} else if conditions.True(list, generation, datav1alpha1.RuntimeReady, ReasonReady, fmt.Sprintf(
+		"%d of %d workers are ready", s.seen.Worker.Ready, s.seen.Worker.Desired)) {
+		r.events.Event(s.runtime, corev1.EventTypeNormal, contract.EventSucceed, "the cache serves")
+	}
+	if fields := r.kind.NotServed(s.runtime); len(fields) > 0 {
+		conditions.True(list, generation, datav1alpha1.RuntimeNotSupported, ReasonFieldsNotServed,
+			"these fields have no meaning for the native engine and do nothing: "+strings.Join(slices.Sorted(slices.Values(fields)), ", "))
+	} else {
+		meta.RemoveStatusCondition(list, datav1alpha1.RuntimeNotSupported)
+	}
+	if s.seen.Heard {
+		if message := workerMessages(&s.seen.Summary); message != "" {
+			if conditions.False(list, generation, datav1alpha1.RuntimeCaching, ReasonWorkerLimited, message) {
+				r.events.Event(s.runtime, corev1.EventTypeWarning, contract.EventErrorProcessRuntime, message)
+			}
+		} else {
+			conditions.True(list, generation, datav1alpha1.RuntimeCaching, ReasonReady, "workers cache within their quotas")
+		}
+	}
+	r.kind.Report(s.runtime, &s.seen)
+	return flow.Continue(), nil
+}
+
+// waitingFor is what keeps the runtime from being ready; nil when nothing does.
+func (s *round) waitingFor() *Problem {
+	switch {
+	case s.problem != nil:
+		return s.problem
+	case s.seen.Master.Ready == 0:
+		return &Problem{ReasonMasterNotReady, fmt.Sprintf("the master is not ready yet: see pod %s-0", contract.MasterName(s.key.Name))}
+	case !s.seen.Serving:
+		return &Problem{ReasonWorkersNotReady, fmt.Sprintf(
+			"none of %d workers is ready yet: see pods %s-*", s.seen.Worker.Desired, contract.WorkerName(s.key.Name))}
+	default:
+		return nil
+	}
+}
+
+// refuseWhileInUse keeps a deleted runtime while pods use its volume.
+func (r *Reconciler) refuseWhileInUse(ctx context.Context, s *round) (flow.Outcome, error) {
+	users, err := Users(ctx, r.Client, s.key)
+	if err != nil {
+		return flow.Wait(), err
+	}
+	if len(users) == 0 {
+		return flow.Continue(), nil
+	}
+	r.notReady(s, &Problem{ReasonInUse, fmt.Sprintf(
+		"deletion waits for pods that use PersistentVolumeClaim %s: %s; it goes on when they are gone", s.key.Name, NamePods(users))})
+	return flow.Wait(), nil
+}
+
+// conditionRetired tells how far the cache of a deleted runtime was dropped.
+const conditionRetired = "Retired"
+
+// retireCache has the workers drop their files, within bounds: a dead master or
+// a lost worker never keeps a runtime from going.
+func (r *Reconciler) retireCache(ctx context.Context, s *round) (flow.Outcome, error) {
+	list, generation := s.conditions(), s.runtime.GetGeneration()
+	pod, err := r.masterPod(ctx, s.key)
+	if err != nil {
+		return flow.Wait(), err
+	}
+	known := meta.FindStatusCondition(*list, conditionRetired)
+	if pod == nil || known != nil && (known.Status == metav1.ConditionTrue || time.Since(known.LastTransitionTime.Time) > retireTime) {
+		return flow.Continue(), nil
+	}
+	address := r.options.MasterAddress(pod)
+	if err := r.observer.Retire(ctx, address); err != nil {
+		ctrl.LoggerFrom(ctx).Info("cannot retire the cache yet", "cause", err.Error())
+	}
+	r.observer.Watch(s.key, address)
+	if summary, _, ok := r.observer.Latest(s.key); ok && summary.Retired {
+		conditions.True(list, generation, conditionRetired, ReasonRetiring, "the workers dropped their files")
+		return flow.Continue(), nil
+	}
+	conditions.False(list, generation, conditionRetired, ReasonRetiring, "the workers drop their files")
+	conditions.False(list, generation, datav1alpha1.RuntimeReady, ReasonDeleting, "the runtime is being deleted")
+	return flow.WaitFor(5 * time.Second), nil
+}
+
+// deleteObjects removes what was made. Pods follow by garbage collection, which
+// needs no finalizer to wait for it.
+func (r *Reconciler) deleteObjects(ctx context.Context, s *round) (flow.Outcome, error) {
+	d := &Description{Type: r.kind.Type(), Namespace: s.key.Namespace, Name: s.key.Name}
+	meta := func(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Namespace: s.key.Namespace, Name: name} }
+	objects := []client.Object{
+		&appsv1.DaemonSet{ObjectMeta: meta(d.objectName(contract.ComponentClient))},
+		&appsv1.StatefulSet{ObjectMeta: meta(d.objectName(contract.ComponentWorker))},
+		&appsv1.StatefulSet{ObjectMeta: meta(d.objectName(contract.ComponentMaster))},
+		&corev1.ConfigMap{ObjectMeta: meta(contract.ConfigMapName(s.key.Name))},
+	}
+	for _, c := range []contract.ComponentType{contract.ComponentMaster, contract.ComponentWorker, contract.ComponentClient} {
+		objects = append(objects, &corev1.Service{ObjectMeta: meta(d.serviceName(c))})
+	}
+	for _, obj := range objects {
+		if _, err := r.applier.Delete(ctx, obj, func(live client.Object) bool { return metav1.IsControlledBy(live, s.runtime) }); err != nil {
+			return flow.Wait(), err
+		}
+	}
+	return flow.Continue(), nil
+}
+
+// clearFuseLabels takes the label that asks for a FUSE pod off every node.
+func (r *Reconciler) clearFuseLabels(ctx context.Context, s *round) (flow.Outcome, error) {
+	label, err := r.fuseLabel(ctx, s)
+	if err != nil {
+		return flow.Wait(), err
+	}
+	nodes := &metav1.PartialObjectMetadataList{}
+	nodes.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("NodeList"))
+	if err := r.List(ctx, nodes, client.HasLabels{label}); err != nil {
+		return flow.Wait(), fmt.Errorf("list nodes with label %s: %w", label, err)
+	}
+	for i := range nodes.Items {
+		node := &nodes.Items[i]
+		before := node.DeepCopy()
+		node.Labels = maps.Clone(node.Labels)
+		delete(node.Labels, label)
+		if err := r.Patch(ctx, node, client.MergeFrom(before)); client.IgnoreNotFound(err) != nil {
+			return flow.Wait(), fmt.Errorf("take label %s off node %s: %w", label, node.Name, err)
+		}
+	}
+	return flow.Continue(), nil
+}
+
+// fuseLabel needs the Dataset's UID only for long names.
+func (r *Reconciler) fuseLabel(ctx context.Context, s *round) (string, error) {
+	ds := &datav1alpha1.Dataset{}
+	if err := r.Get(ctx, s.key, ds); client.IgnoreNotFound(err) != nil {
+		return "", fmt.Errorf("read dataset %s: %w", s.key, err)
+	}
+	return contract.FuseNodeLabel(s.key.Namespace, s.key.Name, string(ds.UID)), nil
+}

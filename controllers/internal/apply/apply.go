@@ -1,0 +1,155 @@
+// Package apply writes desired objects by server-side apply and leaves out the
+// requests that would change nothing.
+package apply
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
+)
+
+// ErrForeign tells that an object of the wanted name belongs to somebody else.
+var ErrForeign = errors.New("belongs to somebody else")
+
+// Applier applies objects as one field owner. It remembers what it applied to
+// which version of an object, so that an unchanged round makes no request.
+type Applier struct {
+	client client.Client
+	owner  client.FieldOwner
+
+	mu   sync.Mutex
+	done map[types.UID]applied
+}
+
+type applied struct {
+	resourceVersion string
+	desired         [sha256.Size]byte
+}
+
+// New makes an Applier with a field owner.
+func New(c client.Client, owner string) *Applier {
+	return &Applier{client: c, owner: client.FieldOwner(owner), done: map[types.UID]applied{}}
+}
+
+// Apply writes a desired object. mine tells of the live object whether it may
+// be written; nil lets every one pass.
+func (a *Applier) Apply(ctx context.Context, desired client.Object, mine func(live client.Object) bool) error {
+	intent, err := a.intent(desired)
+	if err != nil {
+		return err
+	}
+	name := fmt.Sprintf("%s %s", intent.GetKind(), client.ObjectKeyFromObject(desired))
+	digest, err := digestOf(intent)
+	if err != nil {
+		return fmt.Errorf("apply %s: %w", name, err)
+	}
+	live := desired.DeepCopyObject().(client.Object)
+	switch err := a.client.Get(ctx, client.ObjectKeyFromObject(desired), live); {
+	case apierrors.IsNotFound(err):
+	case err != nil:
+		return fmt.Errorf("read %s: %w", name, err)
+	case mine != nil && !mine(live):
+		return fmt.Errorf("%s: %w", name, ErrForeign)
+	case a.isDone(live, digest):
+		return nil
+	}
+	if err := a.client.Apply(ctx, client.ApplyConfigurationFromUnstructured(intent), a.owner, client.ForceOwnership); err != nil {
+		return fmt.Errorf("apply %s: %w", name, err)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.done[intent.GetUID()] = applied{resourceVersion: intent.GetResourceVersion(), desired: digest}
+	return nil
+}
+
+// Delete removes an object if mine lets it; an absent one is no error. gone
+// tells that it is not there any more.
+func (a *Applier) Delete(ctx context.Context, obj client.Object, mine func(live client.Object) bool) (gone bool, err error) {
+	key := client.ObjectKeyFromObject(obj)
+	if err := a.client.Get(ctx, key, obj); apierrors.IsNotFound(err) {
+		return true, nil
+	} else if err != nil {
+		return false, fmt.Errorf("read %T %s: %w", obj, key, err)
+	}
+	if mine != nil && !mine(obj) {
+		return true, nil
+	}
+	a.mu.Lock()
+	delete(a.done, obj.GetUID())
+	a.mu.Unlock()
+	if !obj.GetDeletionTimestamp().IsZero() {
+		return false, nil
+	}
+	err = a.client.Delete(ctx, obj, client.Preconditions{UID: ptrTo(obj.GetUID())}, client.PropagationPolicy(metav1.DeletePropagationBackground))
+	if client.IgnoreNotFound(err) != nil {
+		return false, fmt.Errorf("delete %T %s: %w", obj, key, err)
+	}
+	return apierrors.IsNotFound(err), nil
+}
+
+func ptrTo[T any](v T) *T { return &v }
+
+func (a *Applier) isDone(live client.Object, digest [sha256.Size]byte) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	last, ok := a.done[live.GetUID()]
+	return ok && last.resourceVersion == live.GetResourceVersion() && last.desired == digest
+}
+
+// intent turns a typed object into what is wanted of it: no status, nothing
+// that only the zero value of a Go type says.
+func (a *Applier) intent(desired client.Object) (*unstructured.Unstructured, error) {
+	gvk, err := apiutil.GVKForObject(desired, a.client.Scheme())
+	if err != nil {
+		return nil, fmt.Errorf("apply %T: %w", desired, err)
+	}
+	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(desired)
+	if err != nil {
+		return nil, fmt.Errorf("apply %s %s: %w", gvk.Kind, client.ObjectKeyFromObject(desired), err)
+	}
+	delete(content, "status")
+	prune(content)
+	intent := &unstructured.Unstructured{Object: content}
+	intent.SetGroupVersionKind(gvk)
+	return intent, nil
+}
+
+// prune drops nulls and the creation time, which only Go's types write.
+func prune(m map[string]any) {
+	for key, value := range m {
+		switch v := value.(type) {
+		case nil:
+			delete(m, key)
+		case map[string]any:
+			if key == "metadata" {
+				delete(v, "creationTimestamp")
+			}
+			prune(v)
+		case []any:
+			for _, item := range v {
+				if item, ok := item.(map[string]any); ok {
+					prune(item)
+				}
+			}
+		}
+	}
+}
+
+func digestOf(intent *unstructured.Unstructured) ([sha256.Size]byte, error) {
+	text, err := json.Marshal(intent.Object)
+	if err != nil {
+		return [sha256.Size]byte{}, err
+	}
+	return sha256.Sum256(text), nil
+}
