@@ -39,6 +39,7 @@ type job struct {
 	request *wirepb.LoadRequest
 	events  *mailbox[any]
 	cancel  context.CancelFunc
+	done    chan struct{} // closed at the end
 
 	files    []*loadFile
 	nextFile int
@@ -111,7 +112,7 @@ type (
 func newJob(m *Master, r *wirepb.LoadRequest) *job {
 	return &job{
 		id: r.GetId(), master: m, request: r, events: newMailbox[any](),
-		lanes: map[string]*lane{}, inFlight: map[uint64]*part{}, changed: make(chan struct{}),
+		lanes: map[string]*lane{}, inFlight: map[uint64]*part{}, changed: make(chan struct{}), done: make(chan struct{}),
 		progress: contract.LoadSummary{ID: r.GetId(), Phase: contract.LoadRunning, Message: "listing the targets"},
 	}
 }
@@ -635,6 +636,7 @@ func (j *job) end(ctx context.Context, err error) {
 	j.files, j.lanes, j.inFlight, j.again, j.later = nil, nil, nil, nil, nil
 	j.bumpLocked()
 	j.mu.Unlock()
+	close(j.done)
 	j.master.forgetTasks(j)
 	j.master.bump()
 	j.master.log.InfoContext(ctx, "load ended", "load", j.id, "phase", done.Phase, "message", done.Message,

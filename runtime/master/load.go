@@ -37,6 +37,7 @@ func (m *Master) Load(r *wirepb.LoadRequest, stream wirepb.Master_LoadServer) er
 		}
 		select { // news come in bursts
 		case <-time.After(progressPeriod):
+		case <-j.done:
 		case <-stream.Context().Done():
 			return nil
 		}
