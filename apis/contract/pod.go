@@ -66,6 +66,21 @@ const (
 	ClientHTTPPort = 7531
 )
 
+// How `cache load` ends. 0 says that everything asked for is cached. Whatever
+// ends it badly is told, in one line for people, in TerminationMessagePath.
+const (
+	// LoadExitRetry: another try may succeed.
+	LoadExitRetry = 1
+	// LoadExitHopeless: the same request would fail again (no such path, no room).
+	LoadExitHopeless = 2
+
+	// TerminationMessagePath is Kubernetes' default.
+	TerminationMessagePath = "/dev/termination-log"
+)
+
+// LoaderContainer is the container of a loader's Job.
+const LoaderContainer = "dataloader"
+
 // SecretPath is where a key of a Secret is found inside a container.
 func SecretPath(secret, key string) string { return path.Join(SecretsDir, secret, key) }
 
