@@ -1,0 +1,128 @@
+// Package origin reads objects where the truth is: it has the sources of a
+// Dataset by mount path, and opens each when it is first needed.
+package origin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/millrace/millrace/runtime/namespace"
+	"github.com/millrace/millrace/runtime/source"
+	"github.com/millrace/millrace/runtime/wire/wirepb"
+)
+
+// Sources are the sources of a Dataset. It is safe for concurrent use.
+type Sources struct {
+	mounts map[string]*mount
+}
+
+type mount struct {
+	namespace.Mount
+	mu    sync.Mutex
+	store *shared
+}
+
+// shared is a store that several reads use; it is closed when it has been
+// replaced and the last of them has ended.
+type shared struct {
+	source.Store
+	users int // guarded by the mount's mu; one for being the mount's store
+}
+
+// New takes the mounts; nothing is opened yet.
+func New(mounts []namespace.Mount) *Sources {
+	s := &Sources{mounts: map[string]*mount{}}
+	for _, m := range mounts {
+		s.mounts[m.Path] = &mount{Mount: m}
+	}
+	return s
+}
+
+// ReadAt fills p with the bytes of o from off. It fails rather than give bytes
+// of another version.
+func (s *Sources) ReadAt(ctx context.Context, o *wirepb.Object, p []byte, off int64) error {
+	m := s.mounts[o.GetMount()]
+	if m == nil {
+		return fmt.Errorf("read %s: no mount at %q: %w", o.GetPath(), o.GetMount(), source.ErrInvalid)
+	}
+	st, err := m.acquire(ctx)
+	if err != nil {
+		return fmt.Errorf("open %s: %w", m.URI, err)
+	}
+	err = read(ctx, st, Object(o), p, off)
+	m.release(st, errors.Is(err, source.ErrDenied)) // new secrets are taken up by opening anew
+	if err != nil {
+		return fmt.Errorf("read %s of %s at %d: %w", o.GetPath(), m.URI, off, err)
+	}
+	return nil
+}
+
+func read(ctx context.Context, st source.Store, o source.Object, p []byte, off int64) error {
+	r, err := st.Open(ctx, o, off, int64(len(p)))
+	if err != nil {
+		return err
+	}
+	if _, err = io.ReadFull(r, p); err == io.EOF || err == io.ErrUnexpectedEOF {
+		err = fmt.Errorf("%w: it ends early", source.ErrUnavailable)
+	}
+	if errClose := r.Close(); err == nil {
+		err = errClose
+	}
+	return err
+}
+
+// Object is what a source knows o as.
+func Object(o *wirepb.Object) source.Object {
+	out := source.Object{Path: o.GetPath(), Size: o.GetSize(), ETag: o.GetEtag()}
+	if ns := o.GetMtimeNs(); ns != 0 {
+		out.ModTime = time.Unix(0, ns)
+	}
+	return out
+}
+
+func (m *mount) acquire(ctx context.Context) (*shared, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.store == nil {
+		st, err := m.Open(ctx)
+		if err != nil {
+			return nil, err
+		}
+		m.store = &shared{Store: st, users: 1}
+	}
+	m.store.users++
+	return m.store, nil
+}
+
+// release ends the use of st; replace has the next read open the source anew.
+func (m *mount) release(st *shared, replace bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	st.users--
+	if replace && m.store == st {
+		m.store = nil
+		st.users--
+	}
+	if st.users == 0 {
+		st.Close()
+	}
+}
+
+// Close closes the sources that are open, each after its last read.
+func (s *Sources) Close() {
+	for _, m := range s.mounts {
+		m.mu.Lock()
+		st := m.store
+		if st != nil {
+			st.users++
+		}
+		m.mu.Unlock()
+		if st != nil {
+			m.release(st, true)
+		}
+	}
+}

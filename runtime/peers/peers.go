@@ -1,0 +1,121 @@
+// Package peers is what a worker or a reader knows of the other workers: who
+// they are, and who owns which bytes.
+package peers
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+
+	"github.com/millrace/millrace/runtime/ring"
+	"github.com/millrace/millrace/runtime/wire/wirepb"
+)
+
+// View is the membership as the master last told it. When the master is gone,
+// what was last known stays in force.
+type View struct {
+	state atomic.Pointer[state]
+}
+
+type state struct {
+	byName   map[string]*wirepb.Member
+	members  []ring.Member
+	replicas int
+	stripe   int64
+}
+
+const defaultStripe = 64 << 20
+
+// Set takes in a membership.
+func (v *View) Set(m *wirepb.Members) {
+	s := &state{byName: map[string]*wirepb.Member{}, replicas: max(1, int(m.GetReplicas())), stripe: m.GetStripeBytes()}
+	if s.stripe <= 0 {
+		s.stripe = defaultStripe
+	}
+	for _, w := range m.GetWorkers() {
+		s.byName[w.GetName()] = w
+		s.members = append(s.members, ring.Member{Name: w.GetName(), Weight: w.GetCapacityBytes()})
+	}
+	v.state.Store(s)
+}
+
+// Owners are the workers that own the byte at off of the file with this key,
+// the first owner first; none while no membership is known.
+func (v *View) Owners(key string, off int64) []*wirepb.Member {
+	s := v.state.Load()
+	if s == nil {
+		return nil
+	}
+	owners := ring.Owners(key, off/s.stripe, s.members, s.replicas)
+	out := make([]*wirepb.Member, len(owners))
+	for i, o := range owners {
+		out[i] = s.byName[o.Name]
+	}
+	return out
+}
+
+// Addresses are those of all members.
+func (v *View) Addresses() map[string]bool {
+	out := map[string]bool{}
+	if s := v.state.Load(); s != nil {
+		for _, m := range s.byName {
+			out[m.GetAddress()] = true
+		}
+	}
+	return out
+}
+
+// Count is how many workers are members.
+func (v *View) Count() int {
+	if s := v.state.Load(); s != nil {
+		return len(s.byName)
+	}
+	return 0
+}
+
+// Index is the place of a worker among owners, -1 if it is none of them.
+func Index(owners []*wirepb.Member, name string) int {
+	return slices.IndexFunc(owners, func(m *wirepb.Member) bool { return m.GetName() == name })
+}
+
+// Watch hears the master's events until ctx ends, connecting again for ever.
+// each is called with every event; the first of a connection has fresh set:
+// what came before it may have been missed.
+func Watch(ctx context.Context, master wirepb.MasterClient, who *wirepb.WatchRequest, log *slog.Logger, each func(event *wirepb.WatchEvent, fresh bool)) {
+	wait := NewBackOff()
+	for ctx.Err() == nil {
+		stream, err := master.Watch(ctx, who)
+		for fresh := true; err == nil; fresh = false {
+			var event *wirepb.WatchEvent
+			if event, err = stream.Recv(); err == nil {
+				wait.Reset()
+				each(event, fresh)
+			}
+		}
+		if ctx.Err() == nil {
+			log.Debug("the master's events ended", "err", err)
+		}
+		Sleep(ctx, wait.NextBackOff())
+	}
+}
+
+// NewBackOff paces those who try for ever.
+func NewBackOff() *backoff.ExponentialBackOff {
+	b := backoff.NewExponentialBackOff()
+	b.InitialInterval, b.MaxInterval = 100*time.Millisecond, 3*time.Second
+	return b
+}
+
+// Sleep waits for d or the end of ctx.
+func Sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
