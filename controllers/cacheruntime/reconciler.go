@@ -63,7 +63,7 @@ func (k *kind) Describe(ctx context.Context, runtime client.Object) (*engine.Des
 	} else if err != nil {
 		return nil, fmt.Errorf("read class %s: %w", rt.Spec.RuntimeClassName, err)
 	}
-	if class.FileSystemType != contract.FuseMountType {
+	if class.FileSystemType != contract.FuseMountType && class.FileSystemType != contract.NativeClass {
 		return nil, &engine.Problem{Reason: engine.ReasonEngine, Message: fmt.Sprintf(
 			"CacheRuntimeClass %s is of an engine with file system %s, which this version does not drive: name class %s in spec.runtimeClassName",
 			class.Name, class.FileSystemType, contract.NativeClass)}

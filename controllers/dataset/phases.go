@@ -1,0 +1,336 @@
+package dataset
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/millrace/millrace/apis/contract"
+	datav1alpha1 "github.com/millrace/millrace/apis/data/v1alpha1"
+	"github.com/millrace/millrace/controllers/engine"
+	"github.com/millrace/millrace/controllers/internal/apply"
+	"github.com/millrace/millrace/controllers/internal/conditions"
+	"github.com/millrace/millrace/controllers/internal/flow"
+	"github.com/millrace/millrace/controllers/internal/status"
+)
+
+// Reasons of the Ready condition that only Datasets have.
+const (
+	reasonRuntimeNotFound = "RuntimeNotFound"
+	reasonRuntimeDeleting = "RuntimeDeleting"
+	reasonUnheard         = "EngineNotHeard"
+	reasonMounting        = "Mounting"
+	reasonReferenced      = "Referenced"
+	reasonBound           = "Bound"
+)
+
+// deafTime is how long a bound Dataset stays Ready although its master is not
+// heard: a restarted manager or master is no reason to alarm anybody.
+const deafTime = 20 * time.Second
+
+func (r *Reconciler) ensureFinalizer(ctx context.Context, s *round) (flow.Outcome, error) {
+	return flow.Continue(), status.AddFinalizer(ctx, r.Client, s.ds, contract.FinalizerDataset)
+}
+
+func (r *Reconciler) dropFinalizer(ctx context.Context, s *round) (flow.Outcome, error) {
+	r.metrics.forget(s.key)
+	return flow.Continue(), status.RemoveFinalizer(ctx, r.Client, s.ds, contract.FinalizerDataset)
+}
+
+// findOperations names the operations that run on the Dataset.
+func (r *Reconciler) findOperations(ctx context.Context, s *round) (flow.Outcome, error) {
+	loads := &datav1alpha1.DataLoadList{}
+	if err := r.List(ctx, loads, client.InNamespace(s.key.Namespace)); err != nil {
+		return flow.Wait(), fmt.Errorf("list dataloads of %s: %w", s.key, err)
+	}
+	var running []string
+	for i := range loads.Items {
+		load := &loads.Items[i]
+		if load.Spec.Dataset.Name == s.key.Name && load.Status.Phase == datav1alpha1.PhaseExecuting {
+			running = append(running, load.Name)
+		}
+	}
+	slices.Sort(running)
+	refs := maps.Clone(s.ds.Status.OperationRef)
+	if len(running) > 0 {
+		if refs == nil {
+			refs = map[string]string{}
+		}
+		refs["DataLoad"] = strings.Join(running, ",")
+	} else {
+		delete(refs, "DataLoad")
+	}
+	s.ds.Status.OperationRef = refs
+	return flow.Continue(), nil
+}
+
+// resolveRuntime finds the runtime of the Dataset's name and what is known of it.
+func (r *Reconciler) resolveRuntime(ctx context.Context, s *round) (flow.Outcome, error) {
+	runtimes, err := engine.RuntimesOf(ctx, r.Client, s.key)
+	if err != nil {
+		return flow.Wait(), err
+	}
+	if len(runtimes) == 0 {
+		return flow.Continue(), nil
+	}
+	s.runtime = &runtimes[0]
+	s.state = r.observer.State(s.key)
+	master := &appsv1.StatefulSet{}
+	err = r.Get(ctx, types.NamespacedName{Namespace: s.key.Namespace, Name: contract.MasterName(s.key.Name)}, master)
+	if client.IgnoreNotFound(err) != nil {
+		return flow.Wait(), fmt.Errorf("read master of %s: %w", s.key, err)
+	}
+	if err == nil && engine.RolledOut(master) {
+		// What is not a number is of another make: nothing is served yet.
+		s.served, _ = strconv.ParseInt(master.Annotations[engine.AnnotationDatasetGeneration], 10, 64)
+	}
+	return flow.Continue(), nil
+}
+
+// assess finds why the Dataset is not ready, if it is not.
+func (r *Reconciler) assess(_ context.Context, s *round) (flow.Outcome, error) {
+	s.problem = s.trouble()
+	if s.problem != nil && s.problem.Reason == reasonUnheard && meta.IsStatusConditionTrue(s.ds.Status.Conditions, datav1alpha1.DatasetReady) {
+		deaf := time.Since(s.state.Since)
+		if s.state.Since.IsZero() {
+			deaf = 0
+		}
+		if deaf < deafTime {
+			s.problem = nil
+			return flow.CheckBack(deafTime - deaf), nil
+		}
+	}
+	return flow.Continue(), nil
+}
+
+// trouble asks one thing after the other: is there a runtime, is it ready, does
+// it serve this spec, is it heard, and are its sources there.
+func (s *round) trouble() *engine.Problem {
+	if s.runtime == nil {
+		return &engine.Problem{Reason: reasonRuntimeNotFound, Message: fmt.Sprintf(
+			"there is no runtime %s in namespace %s: create a CacheRuntime or an AlluxioRuntime with the Dataset's name", s.key.Name, s.key.Namespace)}
+	}
+	if !s.runtime.GetDeletionTimestamp().IsZero() {
+		return &engine.Problem{Reason: reasonRuntimeDeleting, Message: fmt.Sprintf("the %s runtime %s is being deleted", s.runtime.Type, s.key.Name)}
+	}
+	ready := meta.FindStatusCondition(*engine.ConditionsOf(s.runtime.Object), datav1alpha1.RuntimeReady)
+	switch {
+	case ready == nil || ready.Reason == engine.ReasonDatasetNotFound:
+		return &engine.Problem{Reason: engine.ReasonMasterNotReady, Message: fmt.Sprintf("the %s runtime %s is being set up", s.runtime.Type, s.key.Name)}
+	case ready.Status != metav1.ConditionTrue:
+		return &engine.Problem{Reason: ready.Reason, Message: fmt.Sprintf("runtime %s: %s", s.key.Name, ready.Message)}
+	case s.served < s.ds.Generation:
+		return &engine.Problem{Reason: engine.ReasonUpdating, Message: "the cache is being told of the changed Dataset"}
+	case !s.state.Connected:
+		return &engine.Problem{Reason: reasonUnheard, Message: fmt.Sprintf("the master of runtime %s is not heard yet: see pod %s-0%s", s.key.Name, contract.MasterName(s.key.Name), because(s.state.Err))}
+	}
+	return s.mountTrouble()
+}
+
+func because(err error) string {
+	if err == nil {
+		return ""
+	}
+	return " (" + err.Error() + ")"
+}
+
+// mountTrouble hands on what the engine says of the sources, in its words.
+func (s *round) mountTrouble() *engine.Problem {
+	seen := map[string]contract.MountSummary{}
+	for _, m := range s.state.Summary.Mounts {
+		seen[m.Path] = m
+	}
+	var reason string
+	var messages []string
+	for _, m := range s.ds.Spec.Mounts {
+		path := contract.MountPath(m.Path, m.Name)
+		found, ok := seen[path]
+		switch {
+		case ok && found.Ready:
+			continue
+		case !ok || found.Reason == "" && found.Message == "":
+			found = contract.MountSummary{Reason: reasonMounting, Message: "it is being opened"}
+		}
+		if reason == "" || reason == reasonMounting {
+			reason = found.Reason
+		}
+		messages = append(messages, fmt.Sprintf("mount %s at %s: %s", m.MountPoint, path, found.Message))
+	}
+	if len(messages) == 0 {
+		return nil
+	}
+	return &engine.Problem{Reason: reason, Message: strings.Join(messages, "; ")}
+}
+
+// ensureVolume makes PV and PVC once the Dataset is ready, and removes them
+// when its runtime is gone.
+func (r *Reconciler) ensureVolume(ctx context.Context, s *round) (flow.Outcome, error) {
+	if s.runtime == nil {
+		_, err := r.deleteVolume(ctx, s)
+		return flow.Continue(), err
+	}
+	claim := &corev1.PersistentVolumeClaim{}
+	err := r.Get(ctx, s.key, claim)
+	if client.IgnoreNotFound(err) != nil {
+		return flow.Wait(), fmt.Errorf("read claim %s: %w", s.key, err)
+	}
+	exists := err == nil
+	if exists && !s.mine(claim) {
+		s.problem = &engine.Problem{Reason: engine.ReasonForeign, Message: fmt.Sprintf(
+			"PersistentVolumeClaim %s in namespace %s belongs to somebody else: delete or rename it, or choose another name for the Dataset", s.key.Name, s.key.Namespace)}
+		return flow.Continue(), nil
+	}
+	if exists && !claim.DeletionTimestamp.IsZero() {
+		s.problem = &engine.Problem{Reason: engine.ReasonDeleting, Message: fmt.Sprintf(
+			"PersistentVolumeClaim %s is being deleted; it is made anew when it is gone", s.key.Name)}
+		return flow.Continue(), nil
+	}
+	s.bound = exists
+	if s.bound || s.problem != nil {
+		return flow.Continue(), nil
+	}
+	return r.makeVolume(ctx, s)
+}
+
+// makeVolume makes PV and PVC. What they say is fixed from then on.
+func (r *Reconciler) makeVolume(ctx context.Context, s *round) (flow.Outcome, error) {
+	name, released, err := r.volumeName(ctx, s)
+	if err != nil {
+		return flow.Wait(), err
+	}
+	if released {
+		// Its claim was deleted: it can never be bound again.
+		_, err := r.applier.Delete(ctx, &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: name}}, s.mine)
+		return flow.Continue(), err
+	}
+	if err := r.applier.Apply(ctx, desiredPV(s.ds, name, r.mountRoot, s.runtime.Type), s.mine); err != nil {
+		return flow.Wait(), err
+	}
+	if err := r.applier.Apply(ctx, desiredPVC(s.ds, name), s.mine); err != nil {
+		return flow.Wait(), err
+	}
+	s.bound = true
+	return flow.Continue(), nil
+}
+
+// mine tells whether a PV or PVC was made by us for this very Dataset.
+func (s *round) mine(live client.Object) bool {
+	if !ours(live) || live.GetLabels()[contract.DatasetLabel(s.key.Namespace, s.key.Name, string(s.ds.UID))] != "true" {
+		return false
+	}
+	pv, ok := live.(*corev1.PersistentVolume)
+	return !ok || pv.Spec.CSI != nil && pv.Spec.CSI.VolumeAttributes[contract.AttrRuntimeNamespace] == s.key.Namespace &&
+		pv.Spec.CSI.VolumeAttributes[contract.AttrRuntimeName] == s.key.Name
+}
+
+// volumeName is the short name or, when that is another's, the one with the
+// Dataset's UID. released tells that our volume is there and has lost its claim.
+func (r *Reconciler) volumeName(ctx context.Context, s *round) (name string, released bool, err error) {
+	for _, name := range s.volumeNames() {
+		pv := &corev1.PersistentVolume{}
+		err := r.Get(ctx, types.NamespacedName{Name: name}, pv)
+		switch {
+		case apierrors.IsNotFound(err):
+			return name, false, nil
+		case err != nil:
+			return "", false, fmt.Errorf("read volume %s: %w", name, err)
+		case s.mine(pv):
+			return name, pv.Status.Phase == corev1.VolumeReleased, nil
+		}
+	}
+	return "", false, fmt.Errorf("volume names %s: %w", strings.Join(s.volumeNames(), ", "), apply.ErrForeign)
+}
+
+// volumeNames are the names that the Dataset's volume may have.
+func (s *round) volumeNames() []string {
+	return []string{
+		contract.PVName(s.key.Namespace, s.key.Name),
+		contract.PVNameWithUID(s.key.Namespace, s.key.Name, string(s.ds.UID)),
+	}
+}
+
+// deleteVolume removes the PVC and PVs that are ours; gone tells that none is left.
+func (r *Reconciler) deleteVolume(ctx context.Context, s *round) (gone bool, err error) {
+	gone = true
+	objects := []client.Object{&corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: s.key.Namespace, Name: s.key.Name}}}
+	for _, name := range s.volumeNames() {
+		objects = append(objects, &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: name}})
+	}
+	for _, obj := range objects {
+		done, err := r.applier.Delete(ctx, obj, s.mine)
+		if err != nil {
+			return false, err
+		}
+		gone = gone && done
+	}
+	return gone, nil
+}
+
+// refuseWhileInUse keeps a deleted Dataset while anybody reads through it.
+func (r *Reconciler) refuseWhileInUse(ctx context.Context, s *round) (flow.Outcome, error) {
+	users, err := engine.Users(ctx, r.Client, s.key)
+	if err != nil {
+		return flow.Wait(), err
+	}
+	switch {
+	case len(users) > 0:
+		r.refuse(s, &engine.Problem{Reason: engine.ReasonInUse, Message: fmt.Sprintf(
+			"deletion waits for pods that use PersistentVolumeClaim %s: %s; delete them, and it goes on by itself", s.key.Name, engine.NamePods(users))})
+		return flow.Wait(), nil
+	case len(s.ds.Status.DatasetRef) > 0:
+		r.refuse(s, &engine.Problem{Reason: reasonReferenced, Message: fmt.Sprintf(
+			"deletion waits for Datasets that refer to this one: %s; delete them, and it goes on by itself", strings.Join(s.ds.Status.DatasetRef, ", "))})
+		return flow.Wait(), nil
+	}
+	conditions.False(&s.ds.Status.Conditions, s.ds.Generation, datav1alpha1.DatasetReady, engine.ReasonDeleting, "the Dataset is being deleted")
+	return flow.Continue(), nil
+}
+
+func (r *Reconciler) refuse(s *round, p *engine.Problem) {
+	before := meta.FindStatusCondition(s.ds.Status.Conditions, datav1alpha1.DatasetReady)
+	said := before != nil && before.Message == p.Message
+	conditions.False(&s.ds.Status.Conditions, s.ds.Generation, datav1alpha1.DatasetReady, p.Reason, p.Message)
+	if !said {
+		r.events.Event(s.ds, corev1.EventTypeWarning, contract.EventErrorDeleteDataset, p.Message)
+	}
+}
+
+// deleteRuntime has the runtime go first, as it goes with its Dataset in Fluid.
+func (r *Reconciler) deleteRuntime(ctx context.Context, s *round) (flow.Outcome, error) {
+	runtimes, err := engine.RuntimesOf(ctx, r.Client, s.key)
+	if err != nil {
+		return flow.Wait(), err
+	}
+	if len(runtimes) == 0 {
+		return flow.Continue(), nil
+	}
+	for _, runtime := range runtimes {
+		if runtime.GetDeletionTimestamp().IsZero() {
+			uid := runtime.GetUID()
+			if err := r.Delete(ctx, runtime.Object, client.Preconditions{UID: &uid}); client.IgnoreNotFound(err) != nil {
+				return flow.Wait(), fmt.Errorf("delete %s runtime %s: %w", runtime.Type, s.key, err)
+			}
+		}
+	}
+	return flow.Wait(), nil
+}
+
+func (r *Reconciler) releaseVolume(ctx context.Context, s *round) (flow.Outcome, error) {
+	gone, err := r.deleteVolume(ctx, s)
+	if err != nil || !gone {
+		return flow.Wait(), err
+	}
+	return flow.Continue(), nil
+}

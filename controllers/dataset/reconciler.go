@@ -1,0 +1,131 @@
+// Package dataset binds Datasets to their runtimes: it makes the volume once
+// the cache serves, tells people what is cached, and lets a Dataset go only when
+// nobody reads through it.
+package dataset
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/record"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/millrace/millrace/apis/contract"
+	datav1alpha1 "github.com/millrace/millrace/apis/data/v1alpha1"
+	"github.com/millrace/millrace/controllers/engine"
+	"github.com/millrace/millrace/controllers/internal/apply"
+	"github.com/millrace/millrace/controllers/internal/flow"
+	"github.com/millrace/millrace/controllers/internal/status"
+)
+
+const controllerName = "dataset-controller"
+
+// Reconciler of Datasets.
+type Reconciler struct {
+	client.Client
+	observer  *engine.Observer
+	applier   *apply.Applier
+	events    record.EventRecorder
+	metrics   *metrics
+	mountRoot string
+}
+
+// SetupWithManager adds the controller of Datasets.
+func SetupWithManager(mgr ctrl.Manager, observer *engine.Observer, mountRoot string) error {
+	m, err := newMetrics()
+	if err != nil {
+		return err
+	}
+	r := &Reconciler{
+		Client: mgr.GetClient(), observer: observer, metrics: m, mountRoot: mountRoot,
+		applier: apply.New(mgr.GetClient(), "millrace-"+controllerName), events: mgr.GetEventRecorderFor(controllerName),
+	}
+	byName := handler.EnqueueRequestsFromMapFunc(engine.RequestOfName)
+	err = ctrl.NewControllerManagedBy(mgr).
+		Named("dataset").
+		For(&datav1alpha1.Dataset{}, builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}, datasetRefChanged()))).
+		Watches(&datav1alpha1.CacheRuntime{}, byName).
+		Watches(&datav1alpha1.AlluxioRuntime{}, byName).
+		Watches(&appsv1.StatefulSet{}, handler.EnqueueRequestsFromMapFunc(requestsOfMaster)).
+		Watches(&corev1.PersistentVolumeClaim{}, byName).
+		Watches(&corev1.PersistentVolume{}, handler.EnqueueRequestsFromMapFunc(requestsOfVolume)).
+		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(engine.RequestsOfPod), builder.WithPredicates(engine.PodMatters())).
+		Watches(&datav1alpha1.DataLoad{}, handler.EnqueueRequestsFromMapFunc(requestsOfLoad)).
+		WatchesRawSource(observer.Source(nil)).
+		Complete(r)
+	if err != nil {
+		return fmt.Errorf("set up dataset controller: %w", err)
+	}
+	return nil
+}
+
+// round is what is known in one round of a reconcile.
+type round struct {
+	key     types.NamespacedName
+	ds      *datav1alpha1.Dataset
+	runtime *engine.Runtime
+	// served is the generation of the Dataset that the master was made for,
+	// once its pods are of that make; 0 before.
+	served int64
+	state  engine.State
+	// problem is why the Dataset is not ready; nil when it is.
+	problem *engine.Problem
+	// bound tells that the volume exists and is ours.
+	bound bool
+}
+
+// Reconcile is the table of contents.
+func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (_ ctrl.Result, err error) {
+	ds := &datav1alpha1.Dataset{}
+	if err := r.Get(ctx, req.NamespacedName, ds); err != nil {
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	s := &round{key: req.NamespacedName, ds: ds}
+	before := ds.DeepCopy()
+	defer func() { err = errors.Join(err, status.Patch(ctx, r.Client, before, ds)) }()
+
+	if !ds.DeletionTimestamp.IsZero() {
+		return flow.Run(ctx, s, r.refuseWhileInUse, r.deleteRuntime, r.releaseVolume, r.dropFinalizer)
+	}
+	return flow.Run(ctx, s, r.ensureFinalizer, r.findOperations, r.resolveRuntime, r.assess, r.ensureVolume, r.report)
+}
+
+func requestsOfMaster(_ context.Context, obj client.Object) []reconcile.Request {
+	runtime := obj.GetLabels()[contract.LabelCacheRuntime]
+	if runtime == "" || obj.GetName() != contract.MasterName(runtime) {
+		return nil
+	}
+	return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: obj.GetNamespace(), Name: runtime}}}
+}
+
+func requestsOfVolume(_ context.Context, obj client.Object) []reconcile.Request {
+	pv, ok := obj.(*corev1.PersistentVolume)
+	if !ok || pv.Spec.CSI == nil || pv.Spec.CSI.Driver != contract.CSIDriver {
+		return nil
+	}
+	return []reconcile.Request{{NamespacedName: types.NamespacedName{
+		Namespace: pv.Spec.CSI.VolumeAttributes[contract.AttrRuntimeNamespace], Name: pv.Spec.CSI.VolumeAttributes[contract.AttrRuntimeName],
+	}}}
+}
+
+func requestsOfLoad(_ context.Context, obj client.Object) []reconcile.Request {
+	load, ok := obj.(*datav1alpha1.DataLoad)
+	if !ok {
+		return nil
+	}
+	return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: load.Namespace, Name: load.Spec.Dataset.Name}}}
+}
+
+// ours tells whether a PV or PVC was made by us.
+func ours(live client.Object) bool {
+	return live.GetAnnotations()[contract.AnnotationCreatedBy] == contract.AnnotationCreatedByValue
+}

@@ -1,0 +1,143 @@
+package dataset
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+
+	"github.com/millrace/millrace/apis/contract"
+	datav1alpha1 "github.com/millrace/millrace/apis/data/v1alpha1"
+	"github.com/millrace/millrace/controllers/engine"
+	"github.com/millrace/millrace/controllers/internal/bytesize"
+	"github.com/millrace/millrace/controllers/internal/conditions"
+	"github.com/millrace/millrace/controllers/internal/flow"
+)
+
+// report turns what is known of the round into the status.
+func (r *Reconciler) report(_ context.Context, s *round) (flow.Outcome, error) {
+	st, generation := &s.ds.Status, s.ds.Generation
+	st.ObservedGeneration = generation
+	if s.problem == nil {
+		st.Mounts = s.ds.Spec.Mounts
+		if conditions.True(&st.Conditions, generation, datav1alpha1.DatasetReady, reasonBound, fmt.Sprintf("the Dataset is bound to its %s runtime", s.runtime.Type)) {
+			r.events.Event(s.ds, corev1.EventTypeNormal, contract.EventDatasetReady, "the Dataset is bound and can be read through PersistentVolumeClaim "+s.key.Name)
+		}
+	} else if conditions.False(&st.Conditions, generation, datav1alpha1.DatasetReady, s.problem.Reason, s.problem.Message) && fails(s.problem) {
+		r.events.Event(s.ds, corev1.EventTypeWarning, contract.EventErrorProcessDataset, s.problem.Message)
+	}
+	r.reportScheduled(s)
+	r.reportUpdating(s)
+	st.Phase = s.phase()
+	r.reportCache(s)
+	return flow.Continue(), nil
+}
+
+// reportScheduled names the runtime that the Dataset is bound to.
+func (r *Reconciler) reportScheduled(s *round) {
+	st, generation := &s.ds.Status, s.ds.Generation
+	if !s.bound {
+		st.Runtimes = nil
+		conditions.False(&st.Conditions, generation, datav1alpha1.DatasetRuntimeScheduled, s.reason(), "the Dataset is not bound to a runtime")
+		return
+	}
+	st.Runtimes = []datav1alpha1.Runtime{{
+		Name: s.key.Name, Namespace: s.key.Namespace, Category: "Accelerate", Type: string(s.runtime.Type), MasterReplicas: 1,
+	}}
+	conditions.True(&st.Conditions, generation, datav1alpha1.DatasetRuntimeScheduled, reasonBound, fmt.Sprintf("bound to the %s runtime %s", s.runtime.Type, s.key.Name))
+}
+
+// reportUpdating follows a changed spec until the cache serves it.
+func (r *Reconciler) reportUpdating(s *round) {
+	st, generation := &s.ds.Status, s.ds.Generation
+	switch {
+	case s.updating():
+		conditions.True(&st.Conditions, generation, datav1alpha1.DatasetUpdating, engine.ReasonUpdating, "the mounts are being changed")
+	case meta.IsStatusConditionTrue(st.Conditions, datav1alpha1.DatasetUpdating):
+		conditions.False(&st.Conditions, generation, datav1alpha1.DatasetUpdating, reasonBound, "the mounts were changed")
+		conditions.True(&st.Conditions, generation, datav1alpha1.DatasetUpdateReady, reasonBound, "the mounts were changed")
+	}
+}
+
+func (s *round) updating() bool {
+	return s.bound && s.problem != nil && len(s.ds.Status.Mounts) > 0 && !equality.Semantic.DeepEqual(s.ds.Status.Mounts, s.ds.Spec.Mounts)
+}
+
+func (s *round) reason() string {
+	if s.problem == nil {
+		return reasonBound
+	}
+	return s.problem.Reason
+}
+
+// fails tells problems that somebody must solve from those that time solves.
+func fails(p *engine.Problem) bool {
+	switch p.Reason {
+	case reasonRuntimeNotFound, reasonRuntimeDeleting, reasonUnheard, reasonMounting,
+		engine.ReasonMasterNotReady, engine.ReasonWorkersNotReady, engine.ReasonUpdating, engine.ReasonDatasetNotFound, engine.ReasonInUse, engine.ReasonDeleting:
+		return false
+	default:
+		return true
+	}
+}
+
+// phase sums up for people.
+func (s *round) phase() datav1alpha1.DatasetPhase {
+	switch {
+	case s.updating():
+		return datav1alpha1.UpdatingDatasetPhase
+	case s.bound:
+		return datav1alpha1.BoundDatasetPhase
+	case s.problem != nil && fails(s.problem):
+		return datav1alpha1.FailedDatasetPhase
+	default:
+		return datav1alpha1.NotBoundDatasetPhase
+	}
+}
+
+// reportCache prints what the engine counts. While it is not heard, what was
+// printed last stays.
+func (r *Reconciler) reportCache(s *round) {
+	st := &s.ds.Status
+	switch {
+	case !s.bound:
+		st.CacheStates, st.UfsTotal, st.FileNum, st.HCFSStatus, st.Mounts = nil, "", "", nil, nil
+		r.metrics.forget(s.key)
+		return
+	case !s.state.Connected:
+		return
+	}
+	summary := &s.state.Summary
+	st.CacheStates = engine.CacheStates(summary)
+	if !summary.MetadataComplete {
+		if st.UfsTotal == "" {
+			st.UfsTotal, st.FileNum = datav1alpha1.MetadataSyncCalculating, datav1alpha1.MetadataSyncCalculating
+		}
+		return
+	}
+	st.UfsTotal, st.FileNum = bytesize.Format(summary.UFSTotalBytes), strconv.FormatInt(summary.FileNum, 10)
+	r.metrics.set(s.key, summary.UFSTotalBytes, summary.FileNum)
+}
+
+// datasetRefChanged lets a Dataset continue to go when nobody refers to it any more.
+func datasetRefChanged() predicate.Predicate {
+	refs := func(obj client.Object) []string {
+		ds, ok := obj.(*datav1alpha1.Dataset)
+		if !ok {
+			return nil
+		}
+		return ds.Status.DatasetRef
+	}
+	return predicate.Funcs{
+		CreateFunc: func(event.CreateEvent) bool { return true },
+		UpdateFunc: func(e event.UpdateEvent) bool {
+			return !equality.Semantic.DeepEqual(refs(e.ObjectOld), refs(e.ObjectNew))
+		},
+	}
+}
