@@ -146,14 +146,14 @@ func (m *mount) answers(ctx context.Context, store source.Store) error {
 	return nil
 }
 
-// connect opens the source, anew if its configuration was not accepted before:
-// the secrets may be others now.
+// connect opens the source, anew after a failure: secrets may be others now, and
+// a directory that was mounted again is another one.
 func (m *mount) connect(ctx context.Context) (source.Store, error) {
 	t := m.tree
 	t.mu.RLock()
 	store, err := m.store, m.err
 	t.mu.RUnlock()
-	if store != nil && !errors.Is(err, source.ErrDenied) && !errors.Is(err, source.ErrInvalid) {
+	if store != nil && err == nil {
 		return store, nil
 	}
 	opened, err := m.Open(ctx)
