@@ -1,0 +1,29 @@
+// Package kinds opens a source by the scheme of its mount point.
+package kinds
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/millrace/millrace/apis/contract"
+	"github.com/millrace/millrace/runtime/source"
+	"github.com/millrace/millrace/runtime/source/posix"
+	"github.com/millrace/millrace/runtime/source/s3"
+)
+
+// s3Schemes are stores that speak the protocol of S3 at an endpoint of theirs.
+var s3Schemes = []string{"s3", "s3a", "s3n", "oss", "cos", "cosn", "obs", "gs", "minio", "tos"}
+
+// Open opens a source; ErrInvalid names the schemes that are known.
+func Open(ctx context.Context, c source.Config) (source.Store, error) {
+	scheme, _, found := strings.Cut(c.MountPoint, "://")
+	if dir, ok := contract.SourceDir(c.MountPoint); ok {
+		return posix.Open(dir, c.MountPoint)
+	}
+	if found && slices.Contains(s3Schemes, scheme) {
+		return s3.Open(ctx, c)
+	}
+	return nil, fmt.Errorf("open source %s: scheme %q is not supported yet; known are pvc, local, %s: %w", c.MountPoint, scheme, strings.Join(s3Schemes, ", "), source.ErrInvalid)
+}
