@@ -7,13 +7,15 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/exec"
+	"os/signal"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
@@ -51,24 +53,27 @@ func mount(t testing.TB, c fusetest.Content) *mounted {
 
 func (m *mounted) path(p string) string { return filepath.Join(m.dir, p) }
 
-// opens counts the opens that were answered in a mode.
-func (m *mounted) opens(t testing.TB, mode string) int {
+// count is the value of a counter or gauge, with this label if it has any.
+func (m *mounted) count(t testing.TB, name, label string) (value int) {
 	t.Helper()
 	families, err := m.counters.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, f := range families {
-		if f.GetName() != "millrace_fuse_opens_total" {
-			continue
-		}
 		for _, metric := range f.Metric {
-			if metric.Label[0].GetValue() == mode {
-				return int(metric.Counter.GetValue())
+			if f.GetName() == name && (len(metric.Label) == 0 || metric.Label[0].GetValue() == label) {
+				value += int(metric.Counter.GetValue() + metric.Gauge.GetValue())
 			}
 		}
 	}
-	return 0
+	return value
+}
+
+// opens counts the opens that were answered in a mode.
+func (m *mounted) opens(t testing.TB, mode string) int {
+	t.Helper()
+	return m.count(t, "millrace_fuse_opens_total", mode)
 }
 
 func wantBytes(t testing.TB, file string, want []byte) {
@@ -155,14 +160,17 @@ func TestRepeatedOpensOfAFileShareOneRegistration(t *testing.T) {
 	if got := m.Opens.Load(); got != 1 {
 		t.Errorf("the FileSystem was asked %d times for the file, want 1", got)
 	}
+	if n := m.count(t, "millrace_fuse_backing_files", ""); n != 1 {
+		t.Errorf("%d files registered, want 1", n)
+	}
 	if err := m.server.Unmount(); err != nil {
 		t.Fatal(err)
 	}
 	if m.Opens.Load() != m.Closes.Load() {
 		t.Errorf("%d files opened, %d closed", m.Opens.Load(), m.Closes.Load())
 	}
-	if n := testutil.CollectAndCount(m.counters, "millrace_fuse_backing_files"); n != 1 {
-		t.Errorf("%d gauges", n)
+	if n := m.count(t, "millrace_fuse_backing_files", ""); n != 0 {
+		t.Errorf("%d files registered after the unmount", n)
 	}
 }
 
@@ -520,5 +528,65 @@ func TestAFileThatTheKernelWillNotTakeIsReadThroughTheServer(t *testing.T) {
 	wantBytes(t, m.path("f"), data)
 	if m.opens(t, "passthrough") != 0 || m.opens(t, "cached") != 1 {
 		t.Errorf("opens: %d passthrough, %d cached", m.opens(t, "passthrough"), m.opens(t, "cached"))
+	}
+}
+
+func TestALinkThatChangedLeadsToItsNewTarget(t *testing.T) {
+	m := mount(t, fusetest.Content{"l": {Link: "one"}})
+	if to, err := os.Readlink(m.path("l")); err != nil || to != "one" {
+		t.Fatalf("%q, %v", to, err)
+	}
+	if err := m.Put("l", fusetest.Item{Link: "two"}); err != nil {
+		t.Fatal(err)
+	}
+	m.InvalidateEntry("l")
+	eventually(t, "the new target is seen", func() bool { to, err := os.Readlink(m.path("l")); return err == nil && to == "two" })
+}
+
+func TestAKilledReaderDoesNotWaitForTheSource(t *testing.T) {
+	m := mount(t, file(fusetest.Bytes(1, 1<<20)))
+	m.SetComplete(false)
+	defer m.BlockReads()()
+	reader := exec.Command("cat", m.path("f"))
+	if err := reader.Start(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the read blocks", func() bool { return m.Reads.Load() > 0 })
+	if err := reader.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	_ = reader.Wait()
+	if d := time.Since(start); d > 8*time.Second {
+		t.Errorf("the reader ended after %v", d)
+	}
+}
+
+func TestASignalDoesNotFailARead(t *testing.T) {
+	data := fusetest.Bytes(1, 4096)
+	m := mount(t, file(data))
+	m.SetComplete(false)
+	unblock := m.BlockReads()
+	f := open(t, m.path("f"))
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGUSR1)
+	defer signal.Stop(signals)
+
+	thread, result := make(chan int), make(chan error)
+	go func() {
+		runtime.LockOSThread() // a signal interrupts one thread
+		thread <- unix.Gettid()
+		_, err := unix.Pread(int(f.Fd()), make([]byte, len(data)), 0)
+		result <- err
+	}()
+	tid := <-thread
+	eventually(t, "the read blocks", func() bool { return m.Reads.Load() > 0 })
+	if err := unix.Tgkill(os.Getpid(), tid, syscall.SIGUSR1); err != nil {
+		t.Fatal(err)
+	}
+	<-signals
+	unblock()
+	if err := <-result; err != nil {
+		t.Errorf("read: %v", err)
 	}
 }

@@ -166,10 +166,12 @@ func (t *nodes) len() int {
 	return len(t.known)
 }
 
-// versionOf is a number for the version of an entry; directories and links have
-// one for ever, since their contents are not in the page cache of a node.
+// versionOf is a number for the version of an entry. Directories have one for
+// ever: their listings are invalidated. A link's target is in the page cache.
 func versionOf(n Node) uint64 {
 	switch {
+	case n.Mode&modeType == modeLink:
+		return versionHash(n.Link)
 	case n.Mode&modeType != modeFile:
 		return uint64(n.Mode & modeType)
 	case n.Version != "":

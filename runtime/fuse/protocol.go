@@ -1,6 +1,7 @@
 package fuse
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
 
 	gofuse "github.com/hanwen/go-fuse/v2/fuse"
@@ -46,6 +48,12 @@ const (
 	// the source does and an INTERRUPT must not wait behind it.
 	idleLoops = 4
 	maxLoops  = 128
+
+	// interruptGrace is how long a request goes on after the kernel has
+	// interrupted it. Any signal interrupts, a profiler's timer as well as a
+	// kill; a request that gave up at once would be made again and again, and
+	// few programs expect EINTR of a file. A killed process waits this long.
+	interruptGrace = time.Second
 )
 
 // protocol reads requests from the device, has them answered, and tells the
@@ -148,6 +156,11 @@ func (p *protocol) run(l *loop) {
 
 func (p *protocol) answer(l *loop, in, reply []byte) {
 	h := (*gofuse.InHeader)(unsafe.Pointer(&in[0]))
+	if h.Opcode == opInterrupt {
+		in := bytes.Clone(in)
+		time.AfterFunc(interruptGrace, func() { p.interrupt(in) })
+		return // an INTERRUPT has no reply
+	}
 	l.unique.Store(h.Unique)
 	defer l.unique.Store(0)
 
@@ -211,9 +224,13 @@ func (p *protocol) interruptAll() {
 	for _, u := range uniques {
 		var in gofuse.InterruptIn
 		in.Length, in.Opcode, in.InHeader.Unique, in.Unique = uint32(unsafe.Sizeof(in)), opInterrupt, u|1, u
-		b := unsafe.Slice((*byte)(unsafe.Pointer(&in)), unsafe.Sizeof(in))
-		_, _ = p.server.HandleRequest([][]byte{b}, [][]byte{make([]byte, 256)})
+		p.interrupt(unsafe.Slice((*byte)(unsafe.Pointer(&in)), unsafe.Sizeof(in)))
 	}
+}
+
+// interrupt cancels the request that an INTERRUPT names, if it is still in hand.
+func (p *protocol) interrupt(in []byte) {
+	_, _ = p.server.HandleRequest([][]byte{in}, [][]byte{make([]byte, 256)})
 }
 
 // invalInode makes the kernel forget the attributes of a node, and its pages

@@ -16,6 +16,7 @@ const (
 	modeType = syscall.S_IFMT
 	modeFile = syscall.S_IFREG
 	modeDir  = syscall.S_IFDIR
+	modeLink = syscall.S_IFLNK
 )
 
 // requests answers the kernel by asking the FileSystem. What it remembers

@@ -146,20 +146,41 @@ func (s *Server) unmountNow() error {
 	}
 }
 
-// forward tells the kernel what has changed.
+// forward tells the kernel what has changed. The channel is always read at
+// once: the kernel may make a notification wait for a request that the
+// FileSystem answers only after it has told all its invalidations.
 func (s *Server) forward(ctx context.Context) {
+	var (
+		queue  []Invalidation
+		queued = map[Invalidation]bool{}
+		busy   chan struct{} // closed when the one in hand is done
+	)
 	events := s.fs.Invalidations()
 	for {
+		if busy == nil && len(queue) > 0 {
+			ev := queue[0]
+			queue = queue[1:]
+			delete(queued, ev) // from here on it may have changed again
+			busy = make(chan struct{})
+			s.tasks.Go(func() {
+				defer close(busy)
+				s.m.invalidations.Inc()
+				if err := s.invalidate(ctx, ev); err != nil && ctx.Err() == nil {
+					s.log.Warn("invalidate", "ino", ev.Ino, "name", ev.Name, "err", err)
+				}
+			})
+		}
 		select {
 		case <-ctx.Done():
 			return
+		case <-busy:
+			busy = nil
 		case ev, ok := <-events:
-			if !ok {
-				return
-			}
-			s.m.invalidations.Inc()
-			if err := s.invalidate(ctx, ev); err != nil && ctx.Err() == nil {
-				s.log.Warn("invalidate", "ino", ev.Ino, "name", ev.Name, "err", err)
+			switch {
+			case !ok:
+				events = nil
+			case !queued[ev]:
+				queue, queued[ev] = append(queue, ev), true
 			}
 		}
 	}
