@@ -584,9 +584,10 @@ func TestASignalDoesNotFailARead(t *testing.T) {
 	if err := unix.Tgkill(os.Getpid(), tid, syscall.SIGUSR1); err != nil {
 		t.Fatal(err)
 	}
-	<-signals
-	unblock()
+	// Most of the grace is left when the source answers.
+	time.AfterFunc(100*time.Millisecond, unblock)
 	if err := <-result; err != nil {
 		t.Errorf("read: %v", err)
 	}
+	<-signals
 }
