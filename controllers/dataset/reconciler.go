@@ -47,7 +47,7 @@ func SetupWithManager(mgr ctrl.Manager, observer *engine.Observer, mountRoot str
 	}
 	r := &Reconciler{
 		Client: mgr.GetClient(), observer: observer, metrics: m, mountRoot: mountRoot,
-		applier: apply.New(mgr.GetClient(), "millrace-"+controllerName), events: mgr.GetEventRecorderFor(controllerName),
+		applier: apply.New(mgr.GetClient(), "millrace-"+controllerName).LookingPast(mgr.GetAPIReader()), events: mgr.GetEventRecorderFor(controllerName),
 	}
 	byName := handler.EnqueueRequestsFromMapFunc(engine.RequestOfName)
 	err = ctrl.NewControllerManagedBy(mgr).

@@ -70,7 +70,7 @@ func NewReconciler(mgr ctrl.Manager, kind Kind, observer *Observer, metrics *Met
 	name := string(kind.Type()) + "runtime-controller"
 	return &Reconciler{
 		Client: mgr.GetClient(), live: mgr.GetAPIReader(), kind: kind, observer: observer, metrics: metrics, options: options,
-		applier: apply.New(mgr.GetClient(), "millrace-"+name), events: mgr.GetEventRecorderFor(name),
+		applier: apply.New(mgr.GetClient(), "millrace-"+name).LookingPast(mgr.GetAPIReader()), events: mgr.GetEventRecorderFor(name),
 	}
 }
 

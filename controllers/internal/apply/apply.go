@@ -26,6 +26,8 @@ var ErrForeign = errors.New("belongs to somebody else")
 // which version of an object, so that an unchanged round makes no request.
 type Applier struct {
 	client client.Client
+	// direct reads past the cache, which holds only what carries our labels.
+	direct client.Reader
 	owner  client.FieldOwner
 
 	mu   sync.Mutex
@@ -39,7 +41,14 @@ type applied struct {
 
 // New makes an Applier with a field owner.
 func New(c client.Client, owner string) *Applier {
-	return &Applier{client: c, owner: client.FieldOwner(owner), done: map[types.UID]applied{}}
+	return &Applier{client: c, direct: c, owner: client.FieldOwner(owner), done: map[types.UID]applied{}}
+}
+
+// LookingPast has the Applier look past a cache that does not hold everything
+// before it makes an object.
+func (a *Applier) LookingPast(direct client.Reader) *Applier {
+	a.direct = direct
+	return a
 }
 
 // Apply writes a desired object. mine tells of the live object whether it may
@@ -55,7 +64,12 @@ func (a *Applier) Apply(ctx context.Context, desired client.Object, mine func(li
 		return fmt.Errorf("apply %s: %w", name, err)
 	}
 	live := desired.DeepCopyObject().(client.Object)
-	switch err := a.client.Get(ctx, client.ObjectKeyFromObject(desired), live); {
+	err = a.client.Get(ctx, client.ObjectKeyFromObject(desired), live)
+	if apierrors.IsNotFound(err) {
+		// It may be somebody else's and therefore not in the cache.
+		err = a.direct.Get(ctx, client.ObjectKeyFromObject(desired), live)
+	}
+	switch {
 	case apierrors.IsNotFound(err):
 	case err != nil:
 		return fmt.Errorf("read %s: %w", name, err)
