@@ -223,16 +223,14 @@ func hostPath(path string, t corev1.HostPathType) corev1.VolumeSource {
 	return corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: path, Type: ptr.To(t)}}
 }
 
-// reserveMemory asks the scheduler for the memory that the tiers will take.
+// reserveMemory asks the scheduler for the memory that the tiers will take,
+// unless what is asked for already covers it.
 func reserveMemory(r *corev1.ResourceRequirements, tierBytes int64) {
-	if have := r.Requests[corev1.ResourceMemory]; tierBytes <= have.Value() {
+	have := r.Requests[corev1.ResourceMemory]
+	if tierBytes <= have.Value() {
 		return
 	}
-	r.Requests = maps.Clone(r.Requests)
-	if r.Requests == nil {
-		r.Requests = corev1.ResourceList{}
-	}
-	r.Requests[corev1.ResourceMemory] = quantity(tierBytes)
+	r.Requests = merged(r.Requests, corev1.ResourceList{corev1.ResourceMemory: quantity(tierBytes + have.Value())})
 }
 
 // overlay puts the resources that are said over those of the class.
