@@ -45,6 +45,9 @@ func (s *Story) Say(format string, args ...any) {
 	fmt.Fprintf(s.Out, "\n\033[1m[%5.1fs] %s\033[0m\n", time.Since(s.start).Seconds(), fmt.Sprintf(format, args...))
 }
 
+// Note puts a time into the closing table.
+func (s *Story) Note(what string, took time.Duration) { s.note(what, seconds(took), "") }
+
 func (s *Story) note(what, got, want string) { s.table = append(s.table, row{what, got, want}) }
 
 // Tell runs the story from the first manifest to the closing table.

@@ -1,6 +1,7 @@
 package suite_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -65,12 +66,12 @@ func TestNodeCutOff(t *testing.T) {
 		p.fullyCached("model")
 		// The S3 server is on the first node: the second one goes.
 		lost := cluster.Nodes()[1]
-		p.must(cluster.CutNode(lost))
+		p.must(cluster.CutNode(p.ctx(), lost))
 		healed := false
 		heal := func() {
 			if !healed {
 				healed = true
-				p.must(cluster.HealNode(lost))
+				p.must(cluster.HealNode(context.Background(), lost))
 			}
 		}
 		p.t.Cleanup(heal)

@@ -3,6 +3,7 @@ package suite_test
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -172,7 +173,7 @@ spec:
 		}
 		p.must(scene.StockScheduler(p.ctx(), cluster))
 		p.t.Cleanup(func() {
-			if err := scene.OurScheduler(context.Background(), cluster); err != nil {
+			if err := scene.OurScheduler(context.Background(), filepath.Join(repository(), "out"), cluster); err != nil {
 				p.t.Error(err)
 			}
 		})
