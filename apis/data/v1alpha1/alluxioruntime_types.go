@@ -410,6 +410,7 @@ type RuntimeStatus struct {
 	// +optional
 	MountTime *metav1.Time `json:"mountTime,omitempty"`
 	// mounts that are served.
+	// +kubebuilder:validation:MaxItems=100
 	// +listType=atomic
 	// +optional
 	Mounts []Mount `json:"mounts,omitempty"`

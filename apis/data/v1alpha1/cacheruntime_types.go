@@ -293,6 +293,7 @@ type CacheRuntimeStatus struct {
 	// +optional
 	CacheStates CacheStateList `json:"cacheStates,omitempty"`
 	// mounts that are served.
+	// +kubebuilder:validation:MaxItems=100
 	// +listType=atomic
 	// +optional
 	Mounts []Mount `json:"mounts,omitempty"`

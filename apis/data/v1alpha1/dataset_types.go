@@ -75,7 +75,7 @@ type Mount struct {
 	// mountPoint is the URI of the source, such as s3://bucket/prefix or pvc://claim/sub.
 	// +kubebuilder:validation:MinLength=5
 	// +kubebuilder:validation:MaxLength=2048
-	// +kubebuilder:validation:XValidation:rule="self.matches('^(pvc|local|s3|s3a|s3n|oss|cos|cosn|obs|gs|gcs|hdfs|viewfs|http|https|dataset|juicefs|ceph|cephfs|abfs|abfss|wasb|wasbs|adl|nfs|glusterfs|webdav|sftp|ftp|swift|jindo|jfs|oci|tos|bos|vineyard|efc|nas|cpfs|lustre|gpfs|minio|ozone|o3fs|ofs|kodo|b2|azblob|file)://')",message="mountPoint has an unknown scheme: write it as scheme://…, for instance s3://bucket/prefix, pvc://claim/sub, local:///host/path, hdfs://namenode:8020/path, https://server/path/ or dataset://namespace/name"
+	// +kubebuilder:validation:XValidation:rule="self.indexOf('://') > 0 && self.substring(0, self.indexOf('://')) in ['pvc', 'local', 's3', 's3a', 's3n', 'oss', 'cos', 'cosn', 'obs', 'gs', 'gcs', 'hdfs', 'viewfs', 'http', 'https', 'dataset', 'juicefs', 'ceph', 'cephfs', 'abfs', 'abfss', 'wasb', 'wasbs', 'adl', 'nfs', 'glusterfs', 'webdav', 'sftp', 'ftp', 'swift', 'jindo', 'jfs', 'oci', 'tos', 'bos', 'vineyard', 'efc', 'nas', 'cpfs', 'lustre', 'gpfs', 'minio', 'ozone', 'o3fs', 'ofs', 'kodo', 'b2', 'azblob', 'file']",message="mountPoint has an unknown scheme: write it as scheme://…, for instance s3://bucket/prefix, pvc://claim/sub, local:///host/path, hdfs://namenode:8020/path, https://server/path/ or dataset://namespace/name"
 	MountPoint string `json:"mountPoint"`
 	// options of the source, in the clear.
 	// +kubebuilder:validation:MaxProperties=128
@@ -249,6 +249,7 @@ type CacheStateList map[CacheStateName]string
 // DatasetStatus is what was seen of a Dataset.
 type DatasetStatus struct {
 	// mounts that are served.
+	// +kubebuilder:validation:MaxItems=100
 	// +listType=atomic
 	// +optional
 	Mounts []Mount `json:"mounts,omitempty"`
