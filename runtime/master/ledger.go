@@ -32,12 +32,61 @@ type ledger struct {
 	cached int64 // of the snapshot, each byte once
 }
 
-// file is one version of a file; there may be millions.
+// file is one version of a file; there may be millions, and most are whole at
+// one worker.
 type file struct {
-	size    int64
+	size int64
+	// first holds all of the file, if anyone does; the others are in more.
+	first   *holder
+	more    *[]holding
 	current bool // it belongs to the snapshot
-	holders []holding
 }
+
+// holders goes over all that hold anything of f.
+func (f *file) holders(yield func(holding) bool) {
+	if f.first != nil && !yield(holding{by: f.first}) || f.more == nil {
+		return
+	}
+	for _, h := range *f.more {
+		if !yield(h) {
+			return
+		}
+	}
+}
+
+// of gives what one worker has of f.
+func (f *file) of(by *holder) (h holding, ok bool) {
+	for h := range f.holders {
+		if h.by == by {
+			return h, true
+		}
+	}
+	return holding{}, false
+}
+
+// set replaces what one worker has of f; not ok takes it away.
+func (f *file) set(h holding, ok bool) {
+	if f.first == h.by {
+		f.first = nil
+	}
+	if f.more != nil {
+		*f.more = slices.DeleteFunc(*f.more, func(other holding) bool { return other.by == h.by })
+	}
+	switch {
+	case !ok:
+	case h.blocks == nil && f.first == nil:
+		f.first = h.by
+	case f.more == nil:
+		f.more = &[]holding{h}
+	default:
+		*f.more = append(*f.more, h)
+	}
+	if f.more != nil && len(*f.more) == 0 {
+		f.more = nil
+	}
+}
+
+func (f *file) unheld() bool { return f.first == nil && f.more == nil }
 
 // holding is what one worker has of a file.
 type holding struct {
@@ -94,14 +143,8 @@ func bit(blocks []byte, i int64) bool {
 
 // union is the bytes of the range that at least one worker has.
 func (l *ledger) union(f *file, off, n int64) int64 {
-	switch len(f.holders) {
-	case 0:
-		return 0
-	case 1:
-		return l.present(f.holders[0].blocks, f.size, off, n)
-	}
 	var all []byte
-	for _, h := range f.holders {
+	for h := range f.holders {
 		if h.blocks == nil {
 			return l.present(nil, f.size, off, n)
 		}
@@ -112,6 +155,9 @@ func (l *ledger) union(f *file, off, n int64) int64 {
 			all[i] |= b
 		}
 	}
+	if all == nil {
+		return 0
+	}
 	return l.present(all, f.size, off, n)
 }
 
@@ -121,7 +167,7 @@ func (l *ledger) count(f *file, sign int64) {
 		return
 	}
 	l.cached += sign * l.union(f, 0, f.size)
-	for _, h := range f.holders {
+	for h := range f.holders {
 		h.by.cached += sign * l.present(h.blocks, f.size, 0, f.size)
 	}
 }
@@ -150,12 +196,12 @@ func (l *ledger) remove(k key) []*holder {
 	}
 	l.count(f, -1)
 	f.current = false
-	if len(f.holders) == 0 {
+	if f.unheld() {
 		delete(l.files, k)
 	}
-	by := make([]*holder, len(f.holders))
-	for i, h := range f.holders {
-		by[i] = h.by
+	var by []*holder
+	for h := range f.holders {
+		by = append(by, h.by)
 	}
 	return by
 }
@@ -177,27 +223,22 @@ func (l *ledger) hold(by *holder, k key, size int64, complete bool, blocks []byt
 	l.count(f, -1)
 	defer func() {
 		l.count(f, +1)
-		if !f.current && len(f.holders) == 0 {
+		if !f.current && f.unheld() {
 			delete(l.files, k)
 		}
 	}()
-	i := slices.IndexFunc(f.holders, func(h holding) bool { return h.by == by })
-	switch {
-	case !complete && empty(blocks):
-		if i >= 0 {
-			f.holders = slices.Delete(f.holders, i, i+1)
-			by.keys--
-		}
-		return f.current
-	case i < 0:
-		f.holders = append(slices.Grow(f.holders, 1), holding{by: by})
-		i = len(f.holders) - 1
-		by.keys++
+	_, had := f.of(by)
+	h := holding{by: by}
+	if !complete {
+		h.blocks = slices.Clone(blocks)
 	}
-	if complete {
-		f.holders[i].blocks = nil
-	} else {
-		f.holders[i].blocks = slices.Clone(blocks)
+	has := complete || !empty(blocks)
+	f.set(h, has)
+	switch {
+	case has && !had:
+		by.keys++
+	case had && !has:
+		by.keys--
 	}
 	return f.current
 }
@@ -215,7 +256,7 @@ func (l *ledger) beginSync(by *holder) {
 		return
 	}
 	for k, f := range l.files {
-		if slices.ContainsFunc(f.holders, func(h holding) bool { return h.by == by }) {
+		if _, ok := f.of(by); ok {
 			by.unseen[k] = struct{}{}
 		}
 	}
@@ -244,7 +285,7 @@ func (l *ledger) stale(by *holder) []key {
 	defer l.mu.Unlock()
 	var keys []key
 	for k, f := range l.files {
-		if !f.current && slices.ContainsFunc(f.holders, func(h holding) bool { return h.by == by }) {
+		if _, ok := f.of(by); ok && !f.current {
 			keys = append(keys, k)
 		}
 	}
@@ -262,10 +303,8 @@ func (l *ledger) held(by *holder, k key, off, n int64) int64 {
 	if by == nil {
 		return l.union(f, off, n)
 	}
-	for _, h := range f.holders {
-		if h.by == by {
-			return l.present(h.blocks, f.size, off, n)
-		}
+	if h, ok := f.of(by); ok {
+		return l.present(h.blocks, f.size, off, n)
 	}
 	return 0
 }
