@@ -66,8 +66,17 @@ func read(ctx context.Context, st source.Store, o source.Object, p []byte, off i
 	if err != nil {
 		return err
 	}
-	if _, err = io.ReadFull(r, p); err == io.EOF || err == io.ErrUnexpectedEOF {
+	_, err = io.ReadFull(r, p)
+	switch {
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		err = fmt.Errorf("%w: it ends early", source.ErrUnavailable)
+	case err == nil:
+		// A source says at the end whether all of it was one version.
+		if n, errEnd := io.Copy(io.Discard, r); errEnd != nil {
+			err = errEnd
+		} else if n > 0 {
+			err = fmt.Errorf("%w: it gives more than was asked for", source.ErrUnavailable)
+		}
 	}
 	if errClose := r.Close(); err == nil {
 		err = errClose

@@ -28,7 +28,9 @@ func DialMaster(address string) (*grpc.ClientConn, error) {
 			return err
 		},
 	}
-	conn, err := grpc.NewClient(address,
+	// passthrough: each dial asks the name service anew, for a master that moves
+	// has another address.
+	conn, err := grpc.NewClient("passthrough:///"+address,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second},

@@ -1,0 +1,319 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/millrace/millrace/runtime/peers"
+	"github.com/millrace/millrace/runtime/source"
+	"github.com/millrace/millrace/runtime/store"
+	"github.com/millrace/millrace/runtime/wire"
+	"github.com/millrace/millrace/runtime/wire/wirepb"
+)
+
+// role is why this worker fetches a block, and so whom it may ask.
+//
+// A fetch asGuest or asOwner may wait for a peer's fetch asServer; a fetch
+// asServer waits for no peer. Whatever two workers believe of the membership,
+// they never wait for each other.
+type role int
+
+const (
+	// asServer: a peer takes this worker for the owner, or it is the first
+	// owner: what no other owner has comes from the source.
+	asServer role = iota
+	// asOwner: it is to hold the block; the owners before it read the source.
+	asOwner
+	// asGuest: the block passes through on its way to a reader of this node.
+	asGuest
+)
+
+const (
+	// sourceTimeout bounds one block from a source that trickles.
+	sourceTimeout = 2 * time.Minute
+	// fullFor is for how long a store that was full is not tried again: a
+	// block that has no room is not worth fetching.
+	fullFor = time.Second
+	// maxAhead is how many fetches may be under way before no read-ahead starts.
+	maxAhead = 64
+)
+
+// fetcher brings blocks into the store, each once however many wait for it.
+type fetcher struct {
+	w *Worker
+	// ctx is the life of Run; fetches outlive those who asked first.
+	ctx context.Context
+	wg  sync.WaitGroup
+	// A fetch that may wait for a peer's fetch holds a slot of peer, and then
+	// one of source if no peer helps. One that waits for no peer holds only one
+	// of source, so it always comes to its end.
+	peer, source chan struct{}
+	buffers      sync.Pool
+
+	full     atomic.Int64 // Unix nanoseconds until when, 0 if it is not
+	fullSize atomic.Int64 // of the block that had no room
+
+	mu      sync.Mutex
+	flights map[flightKey]*flight
+}
+
+type flightKey struct {
+	key   string
+	block int
+	role  role
+}
+
+// flight is one fetch. Its fields are set when done is closed.
+type flight struct {
+	done chan struct{}
+	from string
+	err  error
+}
+
+// tally counts bytes by where they were.
+type tally struct{ local, remote, source int64 }
+
+func (t *tally) add(from string, n int64) {
+	switch from {
+	case fromRemote:
+		t.remote += n
+	case fromSource:
+		t.source += n
+	default:
+		t.local += n
+	}
+}
+
+func newFetcher(w *Worker) *fetcher {
+	f := &fetcher{
+		w: w, peer: make(chan struct{}, w.cfg.PeerReads), source: make(chan struct{}, w.cfg.SourceReads),
+		flights: map[flightKey]*flight{},
+	}
+	f.buffers.New = func() any {
+		b := make([]byte, w.store.BlockBytes())
+		return &b
+	}
+	return f
+}
+
+func (f *fetcher) start(ctx context.Context) { f.ctx = ctx }
+
+func (f *fetcher) wait() { f.wg.Wait() }
+
+// ensure returns when the range of file is there, or why a block of it cannot
+// be. got is where the blocks that were missing came from.
+func (f *fetcher) ensure(ctx context.Context, file *store.File, o *wirepb.Object, off, n int64, r role) (got tally, _ error) {
+	missing := file.Missing(off, n)
+	flights := make([]*flight, len(missing))
+	for i, block := range missing {
+		if f.isFull(blockLength(file, block)) {
+			return got, fmt.Errorf("%w: the cache is full", wire.ErrNoSpace)
+		}
+		flights[i] = f.fly(file, o, block, r)
+	}
+	for i, fl := range flights {
+		select {
+		case <-fl.done:
+		case <-ctx.Done():
+			return got, ctx.Err()
+		}
+		if fl.err != nil {
+			return got, fl.err
+		}
+		got.add(fl.from, overlap(file, missing[i], off, n))
+	}
+	return got, nil
+}
+
+// ahead starts to fetch a range that somebody will want soon; each is told of
+// what came.
+func (f *fetcher) ahead(file *store.File, o *wirepb.Object, off, n int64, each func(from string, bytes int64)) (started []int) {
+	for _, block := range file.Missing(off, n) {
+		f.mu.Lock()
+		busy := len(f.flights) >= maxAhead
+		f.mu.Unlock()
+		if busy || f.isFull(blockLength(file, block)) {
+			break
+		}
+		fl := f.fly(file, o, block, asGuest)
+		started = append(started, block)
+		f.wg.Go(func() {
+			if <-fl.done; fl.err == nil {
+				each(fl.from, blockLength(file, block))
+			}
+		})
+	}
+	return started
+}
+
+func blockLength(file *store.File, block int) int64 {
+	return min(file.BlockBytes(), file.Size()-int64(block)*file.BlockBytes())
+}
+
+// overlap is how much of a range lies in a block.
+func overlap(file *store.File, block int, off, n int64) int64 {
+	start := int64(block) * file.BlockBytes()
+	return min(start+file.BlockBytes(), off+n, file.Size()) - max(start, off)
+}
+
+// fly joins the flight of a block or starts one.
+func (f *fetcher) fly(file *store.File, o *wirepb.Object, block int, r role) *flight {
+	off := int64(block) * file.BlockBytes()
+	owners := f.w.view.Owners(o.GetKey(), off)
+	switch me := peers.Index(owners, f.w.cfg.Name); {
+	case me == 0, len(owners) == 0:
+		r = asServer
+	case me > 0 && r == asGuest:
+		r = asOwner
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, role := range []role{asServer, r} { // one that waits for nobody serves everybody
+		if fl := f.flights[flightKey{o.GetKey(), block, role}]; fl != nil {
+			return fl
+		}
+	}
+	k := flightKey{o.GetKey(), block, r}
+	fl := &flight{done: make(chan struct{})}
+	f.flights[k] = fl
+	n := blockLength(file, block)
+	f.wg.Go(func() {
+		fl.from, fl.err = f.fetch(o, block, off, n, r, owners)
+		f.mu.Lock()
+		delete(f.flights, k)
+		f.mu.Unlock()
+		close(fl.done)
+	})
+	return fl
+}
+
+// fetch gets one block and stores it.
+func (f *fetcher) fetch(o *wirepb.Object, block int, off, n int64, r role, owners []*wirepb.Member) (from string, err error) {
+	owned := r == asOwner || r == asServer && (len(owners) == 0 || peers.Index(owners, f.w.cfg.Name) >= 0)
+	file, err := f.w.acquire(o, !owned)
+	if err != nil {
+		return "", err
+	}
+	defer file.Close()
+	if file.Has(block) {
+		return fromLocal, nil
+	}
+	err = f.withBlock(o, off, n, r, owners, func(p []byte, where string) error {
+		from = where
+		return noSpace(file.WriteBlock(block, p))
+	})
+	if err != nil {
+		if errors.Is(err, wire.ErrNoSpace) {
+			f.fullSize.Store(n)
+			f.full.Store(time.Now().Add(fullFor).UnixNano())
+		}
+		f.w.m.failures.WithLabelValues(from, wire.StatusOf(err).String()).Inc()
+		return from, err
+	}
+	f.w.m.fetched.WithLabelValues(from).Add(float64(n))
+	return from, nil
+}
+
+// isFull tells that a block of n bytes had no room a moment ago.
+func (f *fetcher) isFull(n int64) bool {
+	until := f.full.Load()
+	return until != 0 && n >= f.fullSize.Load() && time.Now().UnixNano() < until
+}
+
+// withBlock calls use with the bytes of a block, from the first who gives them.
+func (f *fetcher) withBlock(o *wirepb.Object, off, n int64, r role, owners []*wirepb.Member, use func(p []byte, from string) error) error {
+	first := f.peer
+	if r == asServer {
+		first = f.source
+	}
+	release, err := f.slot(first)
+	if err != nil {
+		return err
+	}
+	defer release()
+	p, free := f.buffer(n)
+	defer free()
+	for _, ask := range f.asks(r, owners) {
+		err := f.w.client.Fetch(f.ctx, ask.addr, wire.Range{Object: o, Off: off, N: n, Flags: ask.flags}, p)
+		if err == nil {
+			return use(p, fromRemote)
+		}
+		if f.ctx.Err() != nil {
+			return f.ctx.Err()
+		}
+		if final(err) {
+			return err
+		}
+		if !errors.Is(err, wire.ErrNotCached) {
+			f.w.m.failures.WithLabelValues(fromRemote, wire.StatusOf(err).String()).Inc()
+			f.w.log.Debug("an owner does not give a block", "owner", ask.addr, "path", o.GetPath(), "off", off, "err", err)
+		}
+	}
+	if r != asServer {
+		release, err := f.slot(f.source)
+		if err != nil {
+			return err
+		}
+		defer release()
+	}
+	ctx, cancel := context.WithTimeout(f.ctx, sourceTimeout)
+	defer cancel()
+	if err := f.w.sources.ReadAt(ctx, o, p, off); err != nil {
+		return err
+	}
+	return use(p, fromSource)
+}
+
+// final tells that an answer is the source's own word on the object.
+func final(err error) bool {
+	return errors.Is(err, source.ErrChanged) || errors.Is(err, source.ErrNotExist) || errors.Is(err, source.ErrDenied)
+}
+
+type ask struct {
+	addr  string
+	flags wire.Flags
+}
+
+// asks lists whom to ask for a block, in order, before the source is read.
+func (f *fetcher) asks(r role, owners []*wirepb.Member) []ask {
+	var out []ask
+	before := r != asServer
+	for _, m := range owners {
+		if m.GetName() == f.w.cfg.Name {
+			before = false // from here on, owners read the source after this one
+			continue
+		}
+		if f.w.client.Suspect(m.GetAddress()) {
+			continue
+		}
+		a := ask{addr: m.GetAddress()}
+		if before {
+			a.flags = wire.FlagFetch
+		}
+		out = append(out, a)
+	}
+	return out
+}
+
+// slot waits for one of a bounded number.
+func (f *fetcher) slot(slots chan struct{}) (release func(), err error) {
+	select {
+	case slots <- struct{}{}:
+		return func() { <-slots }, nil
+	case <-f.ctx.Done():
+		return nil, f.ctx.Err()
+	}
+}
+
+// buffer has n bytes. Who holds one holds a slot, so their number is bounded.
+func (f *fetcher) buffer(n int64) (p []byte, free func()) {
+	if n <= f.w.store.BlockBytes()/4 {
+		return make([]byte, n), func() {}
+	}
+	b := f.buffers.Get().(*[]byte)
+	return (*b)[:n], func() { f.buffers.Put(b) }
+}

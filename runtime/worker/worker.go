@@ -1,0 +1,203 @@
+// Package worker is the cache server of one node: it keeps blocks in its store,
+// reads those it owns from the sources, gets others from their owners, and gives
+// them to peers over TCP and to the processes of its node as descriptors.
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"github.com/millrace/millrace/runtime/namespace"
+	"github.com/millrace/millrace/runtime/origin"
+	"github.com/millrace/millrace/runtime/peers"
+	"github.com/millrace/millrace/runtime/store"
+	"github.com/millrace/millrace/runtime/wire"
+	"github.com/millrace/millrace/runtime/wire/wirepb"
+)
+
+// Config of a Worker.
+type Config struct {
+	// Name is the same over restarts: the pod's name. Node is where it runs.
+	Name, Node string
+	// Listen is the address of the data plane, Advertise how peers reach it; the
+	// address it listens on if empty.
+	Listen, Advertise string
+	// Socket is the path of the Unix socket for the node's readers; none if empty.
+	Socket string
+	// Master is host:port of the master's gRPC.
+	Master string
+	Mounts []namespace.Mount
+	Tiers  []store.Tier
+	// BlockBytes is store.DefaultBlockBytes if 0.
+	BlockBytes int64
+	// SourceReads and PeerReads bound what is read at once, in blocks; 8 each if 0.
+	SourceReads, PeerReads int
+	// Peers are the times of the data plane.
+	Peers      wire.ClientOptions
+	Version    string
+	Registerer prometheus.Registerer // nil: no metrics are served
+	Logger     *slog.Logger
+}
+
+const defaultReads = 8
+
+// Worker caches for one node.
+type Worker struct {
+	cfg     Config
+	log     *slog.Logger
+	store   *store.Store
+	sources *origin.Sources
+	view    peers.View
+	client  *wire.Client
+	conn    *grpc.ClientConn
+	master  wirepb.MasterClient
+	data    net.Listener
+	local   *net.UnixListener
+	m       *metrics
+	report  *report
+	fetch   *fetcher
+
+	// retire is held shared while a file is acquired, and exclusively to retire.
+	retire  sync.RWMutex
+	retired bool
+
+	closing sync.Once
+}
+
+// New opens the store and listens; Run serves.
+func New(cfg Config) (_ *Worker, err error) {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	if cfg.SourceReads <= 0 {
+		cfg.SourceReads = defaultReads
+	}
+	if cfg.PeerReads <= 0 {
+		cfg.PeerReads = defaultReads
+	}
+	w := &Worker{cfg: cfg, log: cfg.Logger, sources: origin.New(cfg.Mounts), client: wire.NewClient(cfg.Peers), report: newReport()}
+	defer func() {
+		if err != nil {
+			w.Close()
+		}
+	}()
+	w.store, err = store.Open(context.Background(), store.Options{
+		Tiers: cfg.Tiers, BlockBytes: cfg.BlockBytes, Logger: cfg.Logger,
+		OnChange: func(c store.Change) { w.report.changed(c.Key) },
+	})
+	if err != nil {
+		return nil, err
+	}
+	if w.data, err = net.Listen("tcp", cfg.Listen); err != nil {
+		return nil, fmt.Errorf("listen for peers: %w", err)
+	}
+	if w.cfg.Advertise == "" {
+		w.cfg.Advertise = w.data.Addr().String()
+	}
+	if cfg.Socket != "" {
+		if w.local, err = wire.ListenLocal(cfg.Socket); err != nil {
+			return nil, fmt.Errorf("listen for the readers of this node: %w", err)
+		}
+	}
+	if w.conn, err = wire.DialMaster(cfg.Master); err != nil {
+		return nil, err
+	}
+	w.master = wirepb.NewMasterClient(w.conn)
+	w.m = newMetrics(cfg.Registerer, w.store)
+	w.fetch = newFetcher(w)
+	return w, nil
+}
+
+// Run serves until ctx ends, and then lets go of everything. Files stay for the
+// next start.
+func (w *Worker) Run(ctx context.Context) error {
+	defer w.Close()
+	g, ctx := errgroup.WithContext(ctx)
+	w.fetch.start(ctx)
+	g.Go(func() error { return wire.NewServer(dataHandler{w}, w.log).Serve(ctx, w.data) })
+	if w.local != nil {
+		g.Go(func() error { return wire.NewLocalServer(localHandler{w}, w.log).Serve(ctx, w.local) })
+	}
+	g.Go(func() error {
+		w.attach(ctx)
+		return nil
+	})
+	g.Go(func() error {
+		peers.Watch(ctx, w.master, &wirepb.WatchRequest{Client: w.cfg.Name, Node: w.cfg.Node}, w.log, w.heard)
+		return nil
+	})
+	err := g.Wait()
+	w.fetch.wait()
+	return err
+}
+
+// Close ends a worker that does not run.
+func (w *Worker) Close() {
+	w.closing.Do(func() {
+		w.client.Close()
+		w.sources.Close()
+		if w.data != nil {
+			w.data.Close()
+		}
+		if w.local != nil {
+			w.local.Close()
+		}
+		if w.conn != nil {
+			w.conn.Close()
+		}
+		if w.store != nil {
+			if err := w.store.Close(); err != nil {
+				w.log.Error("close the store", "err", err)
+			}
+		}
+		if w.m != nil {
+			w.m.unregister()
+		}
+	})
+}
+
+// Addr is where the data plane listens.
+func (w *Worker) Addr() net.Addr { return w.data.Addr() }
+
+func (w *Worker) heard(event *wirepb.WatchEvent, _ bool) {
+	if m := event.GetMembers(); m != nil {
+		w.view.Set(m)
+		w.client.Forget(w.view.Addresses())
+	}
+}
+
+// acquire leases the file of o, unless the worker has retired.
+func (w *Worker) acquire(o *wirepb.Object, guest bool) (*store.File, error) {
+	w.retire.RLock()
+	defer w.retire.RUnlock()
+	if w.retired {
+		return nil, fmt.Errorf("%w: the runtime is being deleted", wire.ErrNoSpace)
+	}
+	f, err := w.store.Acquire(store.Key(o.GetKey()), o.GetSize(), guest)
+	return f, noSpace(err)
+}
+
+// noSpace gives the store's error the name that it has between processes.
+func noSpace(err error) error {
+	if errors.Is(err, store.ErrNoSpace) {
+		return fmt.Errorf("%w: %w", wire.ErrNoSpace, err)
+	}
+	return err
+}
+
+// dropAll obeys Retire: from now on nothing is cached.
+func (w *Worker) dropAll() {
+	w.retire.Lock()
+	w.retired = true
+	w.retire.Unlock()
+	w.store.DropAll()
+	w.log.Info("retired: every cached file is dropped")
+}
