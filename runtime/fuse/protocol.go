@@ -83,12 +83,13 @@ func newProtocol(dev Device, fs gofuse.RawFileSystem, log *slog.Logger) *protoco
 	p := &protocol{dev: dev, log: log, loops: map[*loop]struct{}{}}
 	p.large.New = func() any { b := make([]byte, maxRead+replyBytes); return &b }
 	p.server = gofuse.NewProtocolServer(fs, &gofuse.MountOptions{
-		MaxWrite:          maxRead, // it derives the pages of a READ from this
-		MaxReadAhead:      maxRead,
-		MaxBackground:     64,
-		MaxStackDepth:     1,
-		DisableXAttrs:     true,
-		ExtraCapabilities: gofuse.CAP_CACHE_SYMLINKS,
+		MaxWrite:      maxRead, // it derives the pages of a READ from this
+		MaxReadAhead:  maxRead,
+		MaxBackground: 64,
+		MaxStackDepth: 1,
+		DisableXAttrs: true,
+		// AUTO: entries come with attributes when somebody looks at those.
+		ExtraCapabilities: gofuse.CAP_CACHE_SYMLINKS | gofuse.CAP_READDIRPLUS_AUTO,
 		Logger:            slogLogger(log),
 		PanicHandler: func(v any) gofuse.Status {
 			log.Error("a FUSE request panicked", "panic", v)
