@@ -230,8 +230,23 @@ func (m *Master) membersLocked() *wirepb.Members {
 	return members
 }
 
+// settle begins the placement; the caller holds m.mu.
+func (m *Master) settle() {
+	if !m.settled && m.ctx.Err() == nil {
+		m.settled = true
+		m.membersChanged()
+	}
+}
+
 // membersChanged tells all who must know; the caller holds m.mu.
 func (m *Master) membersChanged() {
+	if len(m.workers) >= m.opts.Workers && m.opts.Workers > 0 {
+		m.settled = true
+	}
+	if !m.settled {
+		m.bumpLocked()
+		return
+	}
 	m.epoch++
 	for w := range m.watchers {
 		w.membersChanged()

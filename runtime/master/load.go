@@ -125,10 +125,13 @@ func (m *Master) forgetTasks(j *job) {
 	}
 }
 
-// currentMembers is the membership now.
+// currentMembers is the membership for placement: empty until it has begun.
 func (m *Master) currentMembers() *wirepb.Members {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if !m.settled {
+		return &wirepb.Members{}
+	}
 	return m.membersLocked()
 }
 

@@ -36,6 +36,10 @@ type Options struct {
 	Replicas int
 	// StripeBytes is the unit of placement, BlockBytes that of holdings.
 	StripeBytes, BlockBytes int64
+	// Workers is how many workers there shall be. Placement begins when so many
+	// have attached, or after the grace: a master that was restarted would else
+	// send everything to the one that comes first.
+	Workers int
 	// Grace is for how long a worker whose stream has ended stays a member.
 	Grace time.Duration
 	// WorkerWait is for how long a load job waits for a worker.
@@ -67,6 +71,8 @@ type Master struct {
 	taskOf   map[uint64]*job // whose task it is
 	epoch    int64
 	retired  bool
+	settled  bool // placement has begun
+	settling *time.Timer
 }
 
 var _ wirepb.MasterServer = (*Master)(nil)
@@ -95,6 +101,13 @@ func New(opts Options) (*Master, error) {
 		return nil, fmt.Errorf("make the tree of the dataset: %w", err)
 	}
 	m.tree = tree
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.settling = time.AfterFunc(opts.Grace, func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.settle()
+	})
 	return m, nil
 }
 
@@ -112,6 +125,7 @@ func (m *Master) Close() {
 	m.cancel()
 	m.tree.Close()
 	m.mu.Lock()
+	m.settling.Stop()
 	for _, w := range m.workers {
 		w.stopGrace()
 	}

@@ -69,10 +69,12 @@ func (w *watcher) take() (members, resync bool, pending map[namespace.Invalidati
 
 // Watch tells of members and changed entries.
 func (m *Master) Watch(_ *wirepb.WatchRequest, stream wirepb.Master_WatchServer) error {
-	w := &watcher{ready: make(chan struct{}, 1), members: true, pending: map[namespace.Invalidation]struct{}{}}
-	w.wake()
+	w := &watcher{ready: make(chan struct{}, 1), pending: map[namespace.Invalidation]struct{}{}}
 	m.mu.Lock()
 	m.watchers[w] = struct{}{}
+	if m.settled {
+		w.membersChanged()
+	}
 	m.mu.Unlock()
 	defer func() {
 		m.mu.Lock()
