@@ -319,13 +319,14 @@ func (f *LocalFile) Ensure(ctx context.Context, off, n int64) error {
 
 // Close ends the lease and closes the descriptor.
 func (f *LocalFile) Close() error {
-	if !f.local.dead() {
+	if !f.local.Dead() {
 		f.local.send(message{kind: kindClose, handle: f.handle})
 	}
 	return f.file.Close()
 }
 
-func (l *Local) dead() bool {
+// Dead tells that Done is closed.
+func (l *Local) Dead() bool {
 	select {
 	case <-l.done:
 		return true
