@@ -6,6 +6,7 @@ import (
 	"context"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	ctrl "sigs.k8s.io/controller-runtime"
 )
 
@@ -31,12 +32,18 @@ func CheckBack(d time.Duration) Outcome { return Outcome{after: d} }
 // Phase is one verb of a reconcile; S is the scope of the round.
 type Phase[S any] func(ctx context.Context, s S) (Outcome, error)
 
+// staleRead is how soon a round is repeated that worked on an old copy.
+const staleRead = 50 * time.Millisecond
+
 // Run runs phases until one waits or errs. The shortest time that a phase asked
-// for is kept.
+// for is kept. A conflict is no error: the round read an old copy of the object.
 func Run[S any](ctx context.Context, s S, phases ...Phase[S]) (ctrl.Result, error) {
 	var result ctrl.Result
 	for _, phase := range phases {
 		outcome, err := phase(ctx, s)
+		if apierrors.IsConflict(err) {
+			return ctrl.Result{RequeueAfter: staleRead}, nil
+		}
 		if err != nil {
 			return ctrl.Result{}, err
 		}

@@ -1,0 +1,86 @@
+// Command manager runs every controller of Millrace and its webhook.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"net/http"
+	"os"
+
+	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/klog/v2"
+	ctrl "sigs.k8s.io/controller-runtime"
+
+	"github.com/millrace/millrace/apis/contract"
+)
+
+// flags of the manager.
+type flags struct {
+	mountRoot      string
+	nativeImage    string
+	pullPolicy     string
+	namespace      string
+	healthAddress  string
+	metricsAddress string
+	leaderElect    bool
+	webhook        bool
+	webhookSecret  string
+	certificateDir string
+}
+
+func main() {
+	if err := command().ExecuteContext(ctrl.SetupSignalHandler()); err != nil {
+		fmt.Fprintln(os.Stderr, "manager:", err)
+		os.Exit(1)
+	}
+}
+
+func command() *cobra.Command {
+	f := &flags{}
+	c := &cobra.Command{
+		Use:           "manager",
+		Short:         "Run Millrace's controllers and webhook",
+		Args:          cobra.NoArgs,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), f) },
+	}
+	fs := c.Flags()
+	fs.StringVar(&f.mountRoot, "mount-root", contract.DefaultMountRoot, "host directory below which FUSE file systems are mounted")
+	fs.StringVar(&f.nativeImage, "native-image", "ghcr.io/millrace/cache:latest", "image of the native engine")
+	fs.StringVar(&f.pullPolicy, "image-pull-policy", string(corev1.PullIfNotPresent), "pull policy of the native engine's image")
+	fs.StringVar(&f.namespace, "namespace", contract.SystemNamespace, "namespace that the manager runs in")
+	fs.StringVar(&f.healthAddress, "health-address", ":8081", "address of /healthz and /readyz")
+	fs.StringVar(&f.metricsAddress, "metrics-address", ":8080", "address of /metrics; 0 for none")
+	fs.BoolVar(&f.leaderElect, "leader-elect", false, "let one of several managers lead")
+	fs.BoolVar(&f.webhook, "webhook", true, "serve the pod webhook")
+	fs.StringVar(&f.webhookSecret, "webhook-secret", "millrace-webhook-certificate", "Secret that holds the webhook's certificate")
+	fs.StringVar(&f.certificateDir, "certificate-dir", "/run/millrace/certificates", "directory of the webhook's certificate")
+	logging := flag.NewFlagSet("logging", flag.ExitOnError)
+	klog.InitFlags(logging)
+	fs.AddGoFlag(logging.Lookup("v"))
+	return c
+}
+
+func run(ctx context.Context, f *flags) error {
+	ctrl.SetLogger(klog.NewKlogr())
+	config, err := ctrl.GetConfig()
+	if err != nil {
+		return fmt.Errorf("read cluster configuration: %w", err)
+	}
+	config.QPS, config.Burst = 50, 100
+	mgr, err := newManager(config, f)
+	if err != nil {
+		return err
+	}
+	// Streams of summaries stay open; each has its own watch over silence.
+	if err := addControllers(ctx, mgr, f, &http.Client{}); err != nil {
+		return err
+	}
+	if err := mgr.Start(ctx); err != nil {
+		return fmt.Errorf("run manager: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,126 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/selection"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+	"sigs.k8s.io/controller-runtime/pkg/webhook"
+
+	cachev1alpha1 "github.com/millrace/millrace/apis/cache/v1alpha1"
+	"github.com/millrace/millrace/apis/contract"
+	datav1alpha1 "github.com/millrace/millrace/apis/data/v1alpha1"
+	"github.com/millrace/millrace/controllers/alluxioruntime"
+	"github.com/millrace/millrace/controllers/cacheruntime"
+	"github.com/millrace/millrace/controllers/dataload"
+	"github.com/millrace/millrace/controllers/dataset"
+	"github.com/millrace/millrace/controllers/engine"
+	"github.com/millrace/millrace/controllers/locality"
+	"github.com/millrace/millrace/controllers/nodelabel"
+	"github.com/millrace/millrace/webhook/podinject"
+)
+
+func newManager(config *rest.Config, f *flags) (ctrl.Manager, error) {
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, datav1alpha1.AddToScheme, cachev1alpha1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			return nil, fmt.Errorf("build scheme: %w", err)
+		}
+	}
+	cached, err := cacheOptions()
+	if err != nil {
+		return nil, err
+	}
+	mgr, err := ctrl.NewManager(config, ctrl.Options{
+		Scheme:                        scheme,
+		Cache:                         cached,
+		Client:                        client.Options{Cache: &client.CacheOptions{DisableFor: []client.Object{&corev1.Secret{}}}},
+		Metrics:                       metricsserver.Options{BindAddress: f.metricsAddress},
+		HealthProbeBindAddress:        f.healthAddress,
+		LeaderElection:                f.leaderElect,
+		LeaderElectionID:              "millrace-manager",
+		LeaderElectionNamespace:       f.namespace,
+		LeaderElectionReleaseOnCancel: true,
+		WebhookServer:                 webhook.NewServer(webhook.Options{Port: contract.WebhookPort, CertDir: f.certificateDir}),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make manager: %w", err)
+	}
+	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {
+		return nil, fmt.Errorf("add health check: %w", err)
+	}
+	if err := mgr.AddReadyzCheck("ping", healthz.Ping); err != nil {
+		return nil, fmt.Errorf("add readiness check: %w", err)
+	}
+	return mgr, nil
+}
+
+// cacheOptions keep only what belongs to Millrace of the kinds that everybody
+// has many of, and leave out what nobody reads.
+func cacheOptions() (cache.Options, error) {
+	ours, err := labels.NewRequirement(contract.LabelCacheRuntime, selection.Exists, nil)
+	if err != nil {
+		return cache.Options{}, fmt.Errorf("build selector: %w", err)
+	}
+	selector := labels.NewSelector().Add(*ours)
+	return cache.Options{ByObject: map[client.Object]cache.ByObject{
+		&corev1.ConfigMap{}:   {Label: selector},
+		&corev1.Service{}:     {Label: selector},
+		&appsv1.StatefulSet{}: {Label: selector},
+		&appsv1.DaemonSet{}:   {Label: selector},
+		&corev1.Pod{}:         {Transform: cache.TransformStripManagedFields()},
+	}}, nil
+}
+
+func addControllers(ctx context.Context, mgr ctrl.Manager, f *flags, http *http.Client) error {
+	observer := engine.NewObserver(http, mgr.GetLogger().WithName("observer"))
+	metrics, err := engine.NewMetrics(ctrlmetrics.Registry)
+	if err != nil {
+		return err
+	}
+	if err := mgr.Add(observer); err != nil {
+		return fmt.Errorf("add observer: %w", err)
+	}
+	if err := engine.AddIndexes(ctx, mgr.GetFieldIndexer()); err != nil {
+		return err
+	}
+	shared := engine.Options{MountRoot: f.mountRoot, MasterAddress: engine.MasterAddress}
+	pull := corev1.PullPolicy(f.pullPolicy)
+	for _, setup := range []func() error{
+		func() error { return dataset.SetupWithManager(mgr, observer, f.mountRoot) },
+		func() error { return nodelabel.SetupWithManager(ctx, mgr) },
+		func() error {
+			return cacheruntime.SetupWithManager(mgr, observer, metrics, cacheruntime.Options{Options: shared, NativeImage: f.nativeImage, PullPolicy: pull})
+		},
+		func() error {
+			return alluxioruntime.SetupWithManager(mgr, observer, metrics, alluxioruntime.Options{Options: shared, NativeImage: f.nativeImage, PullPolicy: pull})
+		},
+		func() error {
+			return dataload.SetupWithManager(mgr, observer, dataload.Options{NativeImage: f.nativeImage, PullPolicy: pull})
+		},
+		func() error { return locality.SetupWithManager(mgr, observer) },
+	} {
+		if err := setup(); err != nil {
+			return err
+		}
+	}
+	if !f.webhook {
+		return nil
+	}
+	return podinject.SetupWithManager(mgr, podinject.Options{
+		MountRoot: f.mountRoot, Namespace: f.namespace, Secret: f.webhookSecret, CertDir: f.certificateDir,
+	})
+}
