@@ -591,3 +591,15 @@ func TestASignalDoesNotFailARead(t *testing.T) {
 	}
 	<-signals
 }
+
+func TestTheKernelReadsAMegabyteAhead(t *testing.T) {
+	m := mount(t, file([]byte("x")))
+	var st unix.Stat_t
+	if err := unix.Stat(m.dir, &st); err != nil {
+		t.Fatal(err)
+	}
+	name := fmt.Sprintf("/sys/class/bdi/%d:%d/read_ahead_kb", unix.Major(st.Dev), unix.Minor(st.Dev))
+	if got, err := os.ReadFile(name); err != nil || string(got) != "1024\n" {
+		t.Errorf("%s: %q, %v; want 1024", name, got, err)
+	}
+}
