@@ -19,7 +19,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	root := &cobra.Command{Use: "stage", SilenceUsage: true}
-	root.AddCommand(remoteStore(), seed(), copyFile(), wait())
+	root.AddCommand(remoteStore(), seed(), copyFile(), fetch(), wait())
 	if err := root.ExecuteContext(ctx); err != nil && ctx.Err() == nil {
 		os.Exit(1)
 	}
@@ -103,6 +103,17 @@ func copyFile() *cobra.Command {
 	c.Flags().IntVar(&runs, "runs", 1, "how often to read each file")
 	c.Flags().BoolVar(&digest, "sha256", false, "also print the digest")
 	return c
+}
+
+func fetch() *cobra.Command {
+	return &cobra.Command{
+		Use: "fetch URL", Short: "get a page, trying until it is there", Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			page, err := stage.Fetch(c.Context(), args[0])
+			fmt.Print(page)
+			return err
+		},
+	}
 }
 
 func wait() *cobra.Command {
