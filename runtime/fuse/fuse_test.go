@@ -16,15 +16,12 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
 	"github.com/millrace/millrace/runtime/fuse"
 	"github.com/millrace/millrace/runtime/fuse/fusetest"
 	"github.com/millrace/millrace/runtime/source"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func newTree(t testing.TB, c fusetest.Content) *fusetest.Tree {
 	t.Helper()

@@ -54,16 +54,7 @@ func (t *nodes) enter(n Node) (id, version uint64) {
 	return id, version
 }
 
-// renew says which version of an inode is the newest and returns its id.
-func (t *nodes) renew(ino, version uint64) (id uint64) {
-	if ino == RootIno {
-		return RootIno
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.renewLocked(ino, version)
-}
-
+// renewLocked is the id of this version of an inode, the newest from now on.
 func (t *nodes) renewLocked(ino, version uint64) uint64 {
 	id := t.currentLocked(ino)
 	k, ok := t.known[id]
@@ -91,11 +82,17 @@ func (t *nodes) taken(id, ino uint64) bool {
 	return ok
 }
 
-// id is what the kernel shall know the newest version of an inode by.
-func (t *nodes) id(ino uint64) uint64 {
+// find tells what the kernel knows the newest version of an inode by, if it
+// does, and whether that is a directory.
+func (t *nodes) find(ino uint64) (id uint64, ok, dir bool) {
+	if ino == RootIno {
+		return RootIno, true, true
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.currentLocked(ino)
+	id = t.currentLocked(ino)
+	k, ok := t.known[id]
+	return id, ok, k.version == versionOf(Node{Mode: modeDir})
 }
 
 func (t *nodes) currentLocked(ino uint64) uint64 {
@@ -150,20 +147,9 @@ func (t *nodes) forget(id, lookups uint64) {
 	} else {
 		ino = id
 	}
-	// A current alias that the kernel never came to know is of no more use.
-	if cur, ok := t.current[ino]; ok {
-		if _, seen := t.known[cur]; !seen {
-			delete(t.current, ino)
-			delete(t.alias, cur)
-		}
+	if t.current[ino] == id {
+		delete(t.current, ino)
 	}
-}
-
-// len counts the ids that the kernel remembers.
-func (t *nodes) len() int {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return len(t.known)
 }
 
 // versionOf is a number for the version of an entry. Directories have one for

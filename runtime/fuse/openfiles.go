@@ -79,18 +79,19 @@ func (t *openFiles) open(ctx context.Context, id uint64, n Node) (*openFile, err
 	f := t.acquire(id, n.Ino)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.file != nil {
+	if f.file != nil && versionOf(f.node) == versionOf(n) {
 		return f, nil
 	}
+	// The kernel may have forgotten the node since the file was pinned, and
+	// have learnt of it anew in another version: then nobody has it open.
+	t.closeFile(f)
 	if err := t.fill(ctx, f, n); err != nil {
 		t.abandon(f)
 		return nil, err
 	}
-	if f.mode == modePassthrough {
-		t.mu.Lock()
-		f.pinnable = true
-		t.mu.Unlock()
-	}
+	t.mu.Lock()
+	f.pinnable = f.mode == modePassthrough
+	t.mu.Unlock()
 	return f, nil
 }
 
@@ -228,20 +229,25 @@ func (t *openFiles) dropLocked(f *openFile) *openFile {
 func (t *openFiles) close(files []*openFile) {
 	for _, f := range files {
 		f.mu.Lock()
-		if f.mode == modePassthrough {
-			if err := t.dev.UnregisterBacking(f.backing); err != nil {
-				t.log.Warn("unregister a backing file", "ino", f.ino, "err", err)
-			}
-			t.m.backings.Dec()
-		}
-		if f.file != nil {
-			if err := f.file.Close(); err != nil {
-				t.log.Warn("close a file", "ino", f.ino, "err", err)
-			}
-		}
-		f.file, f.mode = nil, ""
+		t.closeFile(f)
 		f.mu.Unlock()
 	}
+}
+
+// closeFile gives up what f has. f.mu is held exclusively.
+func (t *openFiles) closeFile(f *openFile) {
+	if f.mode == modePassthrough {
+		if err := t.dev.UnregisterBacking(f.backing); err != nil {
+			t.log.Warn("unregister a backing file", "ino", f.ino, "err", err)
+		}
+		t.m.backings.Dec()
+	}
+	if f.file != nil {
+		if err := f.file.Close(); err != nil {
+			t.log.Warn("close a file", "ino", f.ino, "err", err)
+		}
+	}
+	f.file, f.mode = nil, ""
 }
 
 // opened is the node's openFile while a handle has it.

@@ -94,13 +94,11 @@ func (r *requests) Forget(id, lookups uint64) { r.nodes.forget(id, lookups) }
 func (r *requests) node(ctx context.Context, id uint64) (Node, error) {
 	ino := r.nodes.ino(id)
 	n, err := r.fs.Node(ctx, ino)
-	if notExist(err) {
-		return Node{}, syscall.ESTALE
-	}
-	if err != nil {
+	if err != nil && !notExist(err) {
 		return Node{}, err
 	}
-	if !r.nodes.speaksOf(id, ino, versionOf(n)) {
+	if err != nil || !r.nodes.speaksOf(id, ino, versionOf(n)) {
+		r.files.unpin(id)
 		return Node{}, syscall.ESTALE
 	}
 	return n, nil

@@ -165,7 +165,7 @@ func (s *Server) forward(ctx context.Context) {
 			s.tasks.Go(func() {
 				defer close(busy)
 				s.m.invalidations.Inc()
-				if err := s.invalidate(ctx, ev); err != nil && ctx.Err() == nil {
+				if err := s.invalidate(ev); err != nil && ctx.Err() == nil {
 					s.log.Warn("invalidate", "ino", ev.Ino, "name", ev.Name, "err", err)
 				}
 			})
@@ -186,30 +186,23 @@ func (s *Server) forward(ctx context.Context) {
 	}
 }
 
-func (s *Server) invalidate(ctx context.Context, ev Invalidation) error {
-	nodes := s.requests.nodes
-	id := nodes.id(ev.Ino)
-	if ev.Name != "" {
+// invalidate asks nothing of the FileSystem: there may be an event for each of
+// thousands of entries. The kernel asks for the attributes when it needs them,
+// and finds out by the answer that another version is another node.
+func (s *Server) invalidate(ev Invalidation) error {
+	id, known, dir := s.requests.nodes.find(ev.Ino)
+	switch {
+	case !known:
+		return nil
+	case ev.Name != "":
 		// The kernel drops the cached listing with a name that it knows; a
 		// new name it does not know, so the listing is dropped as well.
 		return errors.Join(s.protocol.invalEntry(id, ev.Name), s.protocol.invalInode(id, 0))
+	case dir:
+		return s.protocol.invalInode(id, 0)
+	default:
+		return s.protocol.invalInode(id, -1) // a node's pages stay right
 	}
-	n, err := s.fs.Node(ctx, ev.Ino)
-	switch {
-	case notExist(err):
-		s.requests.files.unpin(id)
-		return s.protocol.invalInode(id, -1)
-	case err != nil:
-		return errors.Join(err, s.protocol.invalInode(id, -1))
-	}
-	if nodes.renew(ev.Ino, versionOf(n)) != id {
-		s.requests.files.unpin(id)
-	}
-	off := int64(-1) // pages stay right: another version is another node
-	if n.Mode&modeType == modeDir {
-		off = 0
-	}
-	return s.protocol.invalInode(id, off)
 }
 
 // expire closes files that nobody has opened for a while.
