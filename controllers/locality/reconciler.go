@@ -6,12 +6,12 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -115,7 +115,8 @@ func (r *Reconciler) observe(ctx context.Context, s *scope) (flow.Outcome, error
 func (r *Reconciler) zones(ctx context.Context, summary contract.Summary) (map[string]string, error) {
 	zones := map[string]string{}
 	for _, w := range summary.Workers {
-		node := &corev1.Node{}
+		node := &metav1.PartialObjectMetadata{}
+		node.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Node"))
 		err := r.Get(ctx, types.NamespacedName{Name: w.Node}, node)
 		if err != nil && !apierrors.IsNotFound(err) {
 			return nil, fmt.Errorf("read node %s: %w", w.Node, err)
@@ -160,8 +161,7 @@ func (r *Reconciler) writeSlices(ctx context.Context, s *scope) (flow.Outcome, e
 func (r *Reconciler) removeSurplus(ctx context.Context, s *scope) (flow.Outcome, error) {
 	for i := range s.slices {
 		slice := &s.slices[i]
-		if slices.ContainsFunc(s.desired, func(d *cachev1alpha1.LocalitySlice) bool { return d.Name == slice.Name }) ||
-			!strings.HasPrefix(slice.Name, s.dataset.Name+"-") {
+		if slices.ContainsFunc(s.desired, func(d *cachev1alpha1.LocalitySlice) bool { return d.Name == slice.Name }) {
 			continue
 		}
 		if err := r.Delete(ctx, slice); client.IgnoreNotFound(err) != nil {
