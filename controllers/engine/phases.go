@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -114,6 +115,10 @@ func (r *Reconciler) checkSources(ctx context.Context, s *round) (flow.Outcome, 
 			return flow.Wait(), fmt.Errorf("read claim %s: %w", claim, err)
 		}
 	}
+	settled, err := r.settled(ctx, s)
+	if err != nil || settled {
+		return flow.Continue(), err
+	}
 	for _, name := range s.desc.Sources.SecretNames() {
 		secret := &corev1.Secret{}
 		err := r.live.Get(ctx, types.NamespacedName{Namespace: s.key.Namespace, Name: name}, secret)
@@ -133,6 +138,21 @@ func (r *Reconciler) checkSources(ctx context.Context, s *round) (flow.Outcome, 
 		}
 	}
 	return flow.Continue(), nil
+}
+
+// settled tells whether the pods run already with the secrets that are wanted,
+// so that there is no reason to read them again.
+func (r *Reconciler) settled(ctx context.Context, s *round) (bool, error) {
+	ready := meta.FindStatusCondition(*s.conditions(), datav1alpha1.RuntimeReady)
+	if ready == nil || ready.Status != metav1.ConditionTrue || ready.ObservedGeneration != s.runtime.GetGeneration() {
+		return false, nil
+	}
+	master := &appsv1.StatefulSet{}
+	err := r.Get(ctx, types.NamespacedName{Namespace: s.key.Namespace, Name: contract.MasterName(s.key.Name)}, master)
+	if err != nil {
+		return false, client.IgnoreNotFound(err)
+	}
+	return master.Annotations[AnnotationDatasetGeneration] == strconv.FormatInt(s.dataset.Generation, 10), nil
 }
 
 // applyObjects makes the pods what they should be, unless a problem says that
@@ -184,7 +204,10 @@ func (r *Reconciler) observe(ctx context.Context, s *round) (flow.Outcome, error
 	}
 	s.seen.Summary, _, s.seen.Heard = r.observer.Latest(s.key)
 	s.seen.Serving = s.seen.Master.Ready > 0 && (s.seen.Worker.Ready > 0 || s.seen.Worker.Desired == 0)
-	return flow.Continue(), nil
+	if !s.seen.Serving || s.seen.Worker.Ready < s.seen.Worker.Desired {
+		s.trouble, err = troubledPod(ctx, r.Client, s.key)
+	}
+	return flow.Continue(), err
 }
 
 // report tells what was seen in conditions and the kind's own status.
@@ -197,7 +220,7 @@ func (r *Reconciler) report(_ context.Context, s *round) (flow.Outcome, error) {
 		}
 		r.notReady(s, p)
 	} else if conditions.True(list, generation, datav1alpha1.RuntimeReady, ReasonReady, fmt.Sprintf(
-		"%d of %d workers are ready", s.seen.Worker.Ready, s.seen.Worker.Desired)) {
+		"%d of %d workers are ready%s", s.seen.Worker.Ready, s.seen.Worker.Desired, s.seeAlso(""))) {
 		r.events.Event(s.runtime, corev1.EventTypeNormal, contract.EventSucceed, "the cache serves")
 	}
 	if fields := r.kind.NotServed(s.runtime); len(fields) > 0 {
@@ -225,13 +248,24 @@ func (s *round) waitingFor() *Problem {
 	case s.problem != nil:
 		return s.problem
 	case s.seen.Master.Ready == 0:
-		return &Problem{ReasonMasterNotReady, fmt.Sprintf("the master is not ready yet: see pod %s-0", contract.MasterName(s.key.Name))}
+		return &Problem{ReasonMasterNotReady, fmt.Sprintf("the master is not ready yet%s", s.seeAlso("see pod "+contract.MasterName(s.key.Name)+"-0"))}
 	case !s.seen.Serving:
 		return &Problem{ReasonWorkersNotReady, fmt.Sprintf(
-			"none of %d workers is ready yet: see pods %s-*", s.seen.Worker.Desired, contract.WorkerName(s.key.Name))}
+			"none of %d workers is ready yet%s", s.seen.Worker.Desired, s.seeAlso("see pods "+contract.WorkerName(s.key.Name)+"-*"))}
 	default:
 		return nil
 	}
+}
+
+// seeAlso ends a sentence with the trouble of a pod or, without one, with a hint.
+func (s *round) seeAlso(hint string) string {
+	if s.trouble != "" {
+		hint = s.trouble
+	}
+	if hint == "" {
+		return ""
+	}
+	return ": " + hint
 }
 
 // refuseWhileInUse keeps a deleted runtime while pods use its volume.

@@ -80,6 +80,9 @@ func (d *Description) fill(container *corev1.Container, c contract.ComponentType
 		container.StartupProbe = probe(1, 120)
 		container.ReadinessProbe = probe(10, 3)
 	}
+	if container.TerminationMessagePolicy == "" {
+		container.TerminationMessagePolicy = corev1.TerminationMessageFallbackToLogsOnError
+	}
 	if container.SecurityContext == nil {
 		container.SecurityContext = security(c)
 	}

@@ -13,7 +13,7 @@ import (
 
 // PodMatters lets through the changes of pods that a reconcile can see: of
 // those that belong to a cache or use a volume, when they come, go, get a node
-// or an address, start, end or become ready.
+// or an address, start, end, become ready or, of a cache's, get into trouble.
 func PodMatters() predicate.Predicate {
 	concerns := func(obj client.Object) bool {
 		pod, ok := obj.(*corev1.Pod)
@@ -36,10 +36,14 @@ type podFacts struct {
 	phase         corev1.PodPhase
 	ready         bool
 	deleting      bool
+	trouble       string
 }
 
 func facts(pod *corev1.Pod) podFacts {
 	f := podFacts{node: pod.Spec.NodeName, address: pod.Status.PodIP, phase: pod.Status.Phase, deleting: !pod.DeletionTimestamp.IsZero()}
+	if pod.Labels[contract.LabelCacheRuntime] != "" {
+		f.trouble = podTrouble(pod)
+	}
 	for _, c := range pod.Status.Conditions {
 		if c.Type == corev1.PodReady {
 			f.ready = c.Status == corev1.ConditionTrue

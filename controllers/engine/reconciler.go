@@ -97,9 +97,9 @@ type round struct {
 	desc    *Description
 	// problem keeps the pods from being made or changed.
 	problem *Problem
+	// trouble is what the first pod that cannot run says.
+	trouble string
 	seen    Seen
-	// retirable is the master's address while it may still retire its cache.
-	retirable string
 }
 
 func (s *round) conditions() *[]metav1.Condition { return ConditionsOf(s.runtime) }
@@ -134,14 +134,14 @@ func (r *Reconciler) dropFinalizer(ctx context.Context, s *round) (flow.Outcome,
 	return flow.Continue(), status.RemoveFinalizer(ctx, r.Client, s.runtime, contract.RuntimeFinalizer(r.kind.Type()))
 }
 
-// masterPod is the pod of the master, or nil while it has no address.
+// masterPod is the pod of the master, or nil while none can be talked to.
 func (r *Reconciler) masterPod(ctx context.Context, key types.NamespacedName) (*corev1.Pod, error) {
 	pod := &corev1.Pod{}
 	err := r.Get(ctx, types.NamespacedName{Namespace: key.Namespace, Name: contract.MasterName(key.Name) + "-0"}, pod)
 	if client.IgnoreNotFound(err) != nil {
 		return nil, fmt.Errorf("read master pod of %s: %w", key, err)
 	}
-	if err != nil || pod.Status.PodIP == "" || pod.Status.Phase != corev1.PodRunning {
+	if err != nil || pod.Status.PodIP == "" || pod.Status.Phase != corev1.PodRunning || !pod.DeletionTimestamp.IsZero() {
 		return nil, nil
 	}
 	return pod, nil
