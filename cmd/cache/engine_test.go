@@ -489,3 +489,73 @@ func TestAFileThatChangesIsReadAnew(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 	}
 }
+
+func TestTheClientComesBackAfterACrash(t *testing.T) {
+	e := newEngine(t, 1)
+	want := e.fill(20 << 20)
+	e.startMaster()
+	e.startWorker(0, "1Gi")
+	e.startClient()
+	e.check(want)
+	inode := func() uint64 {
+		t.Helper()
+		var st unix.Stat_t
+		if err := unix.Stat(filepath.Join(e.mount, "train/00/image-000"), &st); err != nil {
+			t.Fatal(err)
+		}
+		return st.Ino
+	}
+	before := inode()
+	e.kill("client")
+	if exec.Command(binary, "fuse-ready", "--mount-path="+e.mount).Run() == nil {
+		t.Error("a dead mount is ready")
+	}
+	e.startClient()
+	e.check(want)
+	if after := inode(); after != before {
+		t.Errorf("inode %d, before the crash %d", after, before)
+	}
+}
+
+func TestAMountThatIsBrokenDoesNotTouchTheOthers(t *testing.T) {
+	e := newEngine(t, 1)
+	want := e.fill(1 << 20)
+	e.config.Mounts = append(e.config.Mounts,
+		contract.MountConfig{MountPoint: "s3://bucket", Name: "down", Path: "/deep/down", Options: map[string]string{
+			"alluxio.underfs.s3.endpoint": "http://" + freeAddress(t), "alluxio.underfs.s3.inherit.acl": "false",
+		}},
+		contract.MountConfig{MountPoint: "ftpx://host/x", Name: "unknown"},
+		contract.MountConfig{MountPoint: "s3://other", Name: "nosecret", EncryptOptions: map[string]string{"aws.accessKeyId": e.dir + "/none"}})
+	e.startMaster()
+	e.startWorker(0, "1Gi")
+	e.startClient()
+	e.check(want)
+	s := e.until("the states are told", func(s *contract.Summary) bool {
+		return len(s.Mounts) == 4 && !slices.ContainsFunc(s.Mounts, func(m contract.MountSummary) bool {
+			return strings.HasPrefix(m.Message, "connecting")
+		})
+	})
+	for i, want := range []struct{ path, reason, says string }{
+		{"/", contract.MountReady, ""},
+		{"/deep/down", contract.MountUnavailable, "s3://bucket"},
+		{"/nosecret", contract.MountInvalid, e.dir + "/none"},
+		{"/unknown", contract.MountInvalid, "ftpx"},
+	} {
+		if m := s.Mounts[i]; m.Path != want.path || m.Reason != want.reason || !strings.Contains(m.Message, want.says) || m.Ready != (want.reason == contract.MountReady) {
+			t.Errorf("got %+v, want %+v", m, want)
+		}
+	}
+	if s.MetadataComplete {
+		t.Error("the metadata is complete")
+	}
+	names, err := os.ReadDir(e.mount)
+	if err != nil || len(names) != 7 {
+		t.Errorf("the root has %v, %v", names, err)
+	}
+	if err, message := e.load("some", contract.EnvDataLoadPath+"=/train"); err != nil {
+		t.Errorf("a load of what is there: %v, %q", err, message)
+	}
+	if err, message := e.load("all"); err == nil || !strings.Contains(message, "mount /") {
+		t.Errorf("a load of all: %v, %q", err, message)
+	}
+}
