@@ -117,7 +117,7 @@ func New(c Config) (*Driver, error) {
 func (d *Driver) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	serve := func(socket string, register func(*grpc.Server)) error {
-		listener, err := listen(socket)
+		listener, err := listen(ctx, socket)
 		if err != nil {
 			return err
 		}
@@ -163,14 +163,14 @@ func (d *Driver) Ready() error {
 }
 
 // listen takes the place of a predecessor's socket.
-func listen(socket string) (net.Listener, error) {
+func listen(ctx context.Context, socket string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(socket), 0o750); err != nil {
 		return nil, fmt.Errorf("make the socket's directory: %w", err)
 	}
 	if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("remove the former socket: %w", err)
 	}
-	return net.Listen("unix", socket)
+	return (&net.ListenConfig{}).Listen(ctx, "unix", socket)
 }
 
 // observe counts every call and logs those that fail.

@@ -151,22 +151,33 @@ func (p *prober) awaitFUSE(ctx context.Context, path string) (*mountinfo.Info, e
 
 // openInside opens what sub names below root, and never anything elsewhere: not
 // by dots, nor by links, of which a Dataset may have any.
-func openInside(root, sub string) (fd int, err error) {
-	fd, err = unix.Open(root, unix.O_PATH|unix.O_CLOEXEC, 0)
-	if err != nil || sub == "" {
-		return fd, err
+// The file is opened as a place (O_PATH), for fstat and bind.
+func openInside(root, sub string) (*os.File, error) {
+	fd, err := unix.Open(root, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
 	}
-	defer unix.Close(fd)
-	return unix.Openat2(fd, sub, &unix.OpenHow{
+	dir := os.NewFile(uintptr(fd), root)
+	if sub == "" {
+		return dir, nil
+	}
+	defer dir.Close()
+	fd, err = unix.Openat2(fd, sub, &unix.OpenHow{
 		Flags:   unix.O_PATH | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS,
 	})
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), filepath.Join(root, sub)), nil
 }
 
-// bind mounts what fd stands for at target.
-func bind(fd int, target string, readOnly bool) error {
-	source := fmt.Sprintf("/proc/self/fd/%d", fd)
-	if err := unix.Mount(source, target, "", unix.MS_BIND, ""); err != nil {
+// place is the path of an open file, whatever has become of its name.
+func place(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", f.Fd()) }
+
+// bind mounts what source stands for at target.
+func bind(source *os.File, target string, readOnly bool) error {
+	if err := unix.Mount(place(source), target, "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("bind: %w", err)
 	}
 	flags := uintptr(unix.MS_BIND | unix.MS_REMOUNT | unix.MS_NOSUID | unix.MS_NODEV)

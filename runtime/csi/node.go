@@ -149,37 +149,37 @@ func (n *node) publishBind(ctx context.Context, v volume, fuse *mountinfo.Info, 
 			return err
 		}
 	}
-	fd, err := openInside(v.path, v.sub)
+	source, err := openInside(v.path, v.sub)
 	if err != nil {
 		return fmt.Errorf("open the source: %w", err)
 	}
-	defer unix.Close(fd)
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
+	defer source.Close()
+	st, err := source.Stat()
+	if err != nil {
 		return fmt.Errorf("stat the source: %w", err)
 	}
-	if err := makeTarget(target, st.Mode&unix.S_IFMT == unix.S_IFDIR); err != nil {
+	if err := makeTarget(target, st.IsDir()); err != nil {
 		return fmt.Errorf("make the target: %w", err)
 	}
-	return bind(fd, target, readOnly)
+	return bind(source, target, readOnly)
 }
 
 // publishLink makes the target a symbolic link to the FUSE on the host.
 func publishLink(v volume, target string) error {
-	fd, err := openInside(v.path, v.sub)
+	at, err := openInside(v.path, v.sub)
 	if err != nil {
 		return fmt.Errorf("open the source: %w", err)
 	}
 	// The link says where the path leads to now, without links of the Dataset.
-	source, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
-	unix.Close(fd)
+	source, err := os.Readlink(place(at))
+	at.Close()
 	if err != nil {
 		return err
 	}
 	if err := detachAll(target); err != nil {
 		return err
 	}
-	if at, err := os.Readlink(target); err == nil && at == source {
+	if former, err := os.Readlink(target); err == nil && former == source {
 		return nil
 	}
 	if err := os.Remove(target); err != nil && !errors.Is(err, os.ErrNotExist) {

@@ -1,10 +1,10 @@
 package fuse
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"syscall"
 	"unsafe"
 
 	"github.com/moby/sys/mountinfo"
@@ -78,7 +78,7 @@ func mountKernel(dir string) (*kernelDevice, error) {
 	// MS_RDONLY also keeps atime from going stale with every read, which
 	// would turn each following stat into a GETATTR.
 	if err := unix.Mount(fsName, dir, FSType, unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV, opts); err != nil {
-		unix.Close(fd)
+		_ = unix.Close(fd)
 		return nil, fmt.Errorf("mount %s at %s: %w", FSType, dir, err)
 	}
 	d := &kernelDevice{fd: fd, dir: dir}
@@ -152,11 +152,11 @@ func writeKernelFile(fstype, name, value string) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(dir)
+	defer func() { _ = os.Remove(dir) }()
 	if err := unix.Mount(fstype, dir, fstype, unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return fmt.Errorf("mount %s: %w", fstype, err)
 	}
-	defer unix.Unmount(dir, unix.MNT_DETACH) //nolint:errcheck // a view of the kernel, not data
+	defer func() { _ = unix.Unmount(dir, unix.MNT_DETACH) }()
 	return os.WriteFile(filepath.Join(dir, name), []byte(value), 0)
 }
 
@@ -183,7 +183,7 @@ func (d *kernelDevice) stopPolls() {
 		return
 	}
 	_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
-	unix.Close(fd)
+	_ = unix.Close(fd)
 }
 
 // mountsAt lists what is mounted at dir, the visible one last. It reads the
@@ -203,7 +203,7 @@ func Detach(dir string) error {
 		if n := len(layers); n == 0 || layers[n-1].FSType != FSType {
 			return nil
 		}
-		if err := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && err != syscall.EINVAL {
+		if err := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) {
 			return fmt.Errorf("detach the former mount at %s: %w", dir, err)
 		}
 	}

@@ -3,6 +3,7 @@ package fuse
 import (
 	"container/list"
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"sync"
@@ -102,7 +103,7 @@ func (t *openFiles) fill(ctx context.Context, f *openFile, n Node) error {
 		return err
 	}
 	if v := file.Version(); v != n.Version {
-		file.Close()
+		_ = file.Close()
 		return syscall.ESTALE // changed since Lookup; the kernel looks again
 	}
 	f.file, f.node, f.mode = file, n, modeCached
@@ -274,7 +275,7 @@ func (f *openFile) readAt(ctx context.Context, p []byte, off int64) (int, error)
 	if n == len(p) {
 		return n, nil
 	}
-	if err == nil || err == io.EOF {
+	if err == nil || errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF
 	}
 	return 0, err

@@ -107,7 +107,7 @@ func (r *requests) node(ctx context.Context, id uint64) (Node, error) {
 func (r *requests) GetAttr(cancel <-chan struct{}, in *gofuse.GetAttrIn, out *gofuse.AttrOut) gofuse.Status {
 	ctx := r.request(cancel)
 	n, err := r.node(ctx, in.NodeId)
-	if err == syscall.ESTALE && in.Flags()&gofuse.FUSE_GETATTR_FH != 0 {
+	if errors.Is(err, syscall.ESTALE) && in.Flags()&gofuse.FUSE_GETATTR_FH != 0 {
 		// fstat of a handle speaks of the version that the handle reads.
 		if f, ok := r.files.opened(in.NodeId); ok {
 			n, err = f.stat()

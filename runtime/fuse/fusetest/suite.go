@@ -109,7 +109,7 @@ func randomReads(t *testing.T, dir string, c Content) {
 		off := rnd.Int64N(int64(len(want)) + 1000)
 		p := buf[:1+rnd.IntN(len(buf)-1)]
 		n, err := f.ReadAt(p, off)
-		if err != nil && err != io.EOF {
+		if err != nil && !errors.Is(err, io.EOF) {
 			t.Fatalf("read %d bytes at %d: %v", len(p), off, err)
 		}
 		w := want[min(off, int64(len(want))):min(off+int64(len(p)), int64(len(want)))]
@@ -130,7 +130,7 @@ func mapped(t *testing.T, dir string, c Content) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Munmap(b)
+	defer func() { _ = unix.Munmap(b) }()
 	if Sum(b) != Sum(want) {
 		t.Error("the mapping differs from the file")
 	}
@@ -186,7 +186,7 @@ func manyReaders(t *testing.T, dir string, c Content) {
 			for i := range 16 {
 				off := int64((reader*7919+i*104729)%(len(want)>>10)) << 10
 				n, err := f.ReadAt(buf, off)
-				if err != nil && err != io.EOF {
+				if err != nil && !errors.Is(err, io.EOF) {
 					t.Error(err)
 					return
 				}
