@@ -94,9 +94,13 @@ func isFUSE(m *mountinfo.Info) bool {
 	return m.FSType == "fuse" || strings.HasPrefix(m.FSType, "fuse.")
 }
 
+// tableLook is how long awaitFUSE trusts that the kernel tells of every change:
+// a mount that comes by propagation from another mount namespace was seen not
+// to wake poll(2) on the mount table (Linux 6.18).
+const tableLook = 250 * time.Millisecond
+
 // awaitFUSE waits until a FUSE that answers is mounted at path. It sleeps in
-// poll(2) on the mount table; only a mount that does not answer yet is asked
-// again after a while.
+// poll(2) on the mount table, and looks again every tableLook.
 func (p *prober) awaitFUSE(ctx context.Context, path string) (*mountinfo.Info, error) {
 	// Opened before it is read, so that no change is missed.
 	table, err := os.Open("/proc/self/mountinfo")
@@ -118,7 +122,6 @@ func (p *prober) awaitFUSE(ctx context.Context, path string) (*mountinfo.Info, e
 	tableFD, endedFD := int32(table.Fd()), int32(ended.Fd())
 	last := errors.New("nothing is mounted there")
 	for {
-		wait := -1
 		m, err := topAt(path)
 		if err != nil {
 			return nil, err
@@ -134,7 +137,6 @@ func (p *prober) awaitFUSE(ctx context.Context, path string) (*mountinfo.Info, e
 			if ctx.Err() == nil {
 				last = fmt.Errorf("a FUSE is mounted there, but: %w", err)
 			}
-			wait = int(time.Second.Milliseconds())
 		}
 		if ctx.Err() != nil {
 			return nil, last
@@ -142,7 +144,7 @@ func (p *prober) awaitFUSE(ctx context.Context, path string) (*mountinfo.Info, e
 		_, err = unix.Poll([]unix.PollFd{
 			{Fd: tableFD, Events: unix.POLLPRI},
 			{Fd: endedFD, Events: unix.POLLIN},
-		}, wait)
+		}, int(tableLook.Milliseconds()))
 		if err != nil && !errors.Is(err, unix.EINTR) {
 			return nil, fmt.Errorf("watch the mount table: %w", err)
 		}
