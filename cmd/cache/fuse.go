@@ -55,7 +55,7 @@ func runFuse(ctx context.Context, mountPath, httpAddress, socket string) error {
 	if err != nil {
 		return err
 	}
-	defer files.Close()
+	defer func() { _ = files.Close() }()
 
 	var mounted atomic.Bool
 	group, ctx := errgroup.WithContext(ctx)

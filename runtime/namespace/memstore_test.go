@@ -19,6 +19,7 @@ type memStore struct {
 	mu    sync.Mutex
 	files map[string]source.Object
 	err   error
+	deny  string // a directory that may not be listed
 	lists int
 	hold  chan struct{} // when set, listings wait for it
 }
@@ -91,6 +92,9 @@ func (s *memStore) List(ctx context.Context, dir string, each func(source.Object
 	defer s.mu.Unlock()
 	if s.err != nil {
 		return fmt.Errorf("list mem://test/%s: %w", dir, s.err)
+	}
+	if s.deny != "" && s.deny == dir {
+		return fmt.Errorf("list mem://test/%s: %w", dir, source.ErrDenied)
 	}
 	prefix := dir
 	if dir != "" {

@@ -39,39 +39,39 @@ type mount struct {
 func (m *mount) run(ctx context.Context) {
 	retry := backoff.NewExponentialBackOff()
 	retry.InitialInterval, retry.MaxInterval = firstRetry, lastRetry
-	for walkNow := true; ; {
-		err := m.visit(ctx, walkNow)
-		if ctx.Err() != nil {
-			return
+	var next time.Time // when to walk
+	for {
+		began := time.Now()
+		walk := !began.Before(next)
+		err := m.visit(ctx, walk)
+		pause := retry.NextBackOff()
+		switch {
+		case err != nil:
+			next = time.Time{}
+		case walk:
+			retry.Reset()
+			next = time.Now().Add(m.tree.walkInterval(time.Since(began)))
+			pause = time.Until(next)
+		default:
+			retry.Reset()
+			pause = time.Until(next)
 		}
-		if err != nil {
-			walkNow = true
-			if !sleep(ctx, retry.NextBackOff(), nil) {
-				return
-			}
-			continue
-		}
-		retry.Reset()
-		// A kick asks whether the source still answers; that needs no walk.
-		timer := time.NewTimer(m.tree.opts.WalkInterval)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
+		if !m.sleep(ctx, pause, err == nil) {
 			return
-		case <-timer.C:
-			walkNow = true
-		case <-m.kick:
-			timer.Stop()
-			walkNow = !m.isWalked()
-			if !sleep(ctx, firstRetry, nil) {
-				return
-			}
 		}
 	}
 }
 
-// sleep waits for d, or until wake has something; false means that ctx has ended.
-func sleep(ctx context.Context, d time.Duration, wake <-chan struct{}) bool {
+// sleep waits for d, or until somebody asks for a look at a source that was
+// well; false means that ctx has ended.
+func (m *mount) sleep(ctx context.Context, d time.Duration, well bool) bool {
+	if !well {
+		return pause(ctx, d, nil)
+	}
+	return pause(ctx, d, m.kick) && pause(ctx, min(d, firstRetry), nil)
+}
+
+func pause(ctx context.Context, d time.Duration, wake <-chan struct{}) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
@@ -81,6 +81,16 @@ func sleep(ctx context.Context, d time.Duration, wake <-chan struct{}) bool {
 	case <-wake:
 	}
 	return true
+}
+
+// walkInterval is how long to wait after a walk that took so long. A small
+// source is walked once a TTL, a large one for no more than a twentieth of the
+// time: clients hold what they know until they are told of a change.
+func (t *Tree) walkInterval(took time.Duration) time.Duration {
+	if t.opts.WalkInterval > 0 {
+		return t.opts.WalkInterval
+	}
+	return max(t.opts.TTL, walkRest*took)
 }
 
 func (m *mount) isWalked() bool {
@@ -164,7 +174,7 @@ func (m *mount) connect(ctx context.Context) (source.Store, error) {
 	m.store = opened
 	t.mu.Unlock()
 	if store != nil {
-		store.Close()
+		_ = store.Close()
 	}
 	return opened, nil
 }
@@ -230,7 +240,7 @@ func (m *mount) opened(ctx context.Context) (source.Store, error) {
 
 func (m *mount) close() {
 	if m.store != nil {
-		m.store.Close()
+		_ = m.store.Close()
 	}
 }
 

@@ -25,8 +25,8 @@ const RootIno uint64 = 1
 // DefaultTTL is after how long a listing that is looked at is made again.
 const DefaultTTL = time.Minute
 
-// walkFactor times the TTL is the default interval of background walks.
-const walkFactor = 5
+// walkRest times the duration of a walk is the least pause after it.
+const walkRest = 20
 
 // Mount is one source and where it appears.
 type Mount struct {
@@ -42,7 +42,8 @@ type Mount struct {
 // Options of a Tree. The zero value has defaults for all.
 type Options struct {
 	TTL time.Duration
-	// WalkInterval is the pause between background walks; five times the TTL if 0.
+	// WalkInterval is the pause between background walks. If 0 it is the TTL, or
+	// longer if the walk takes long.
 	WalkInterval time.Duration
 	// OnChange is called in order with every change of files, with the tree
 	// locked: it must be quick and must not call the tree.

@@ -139,7 +139,7 @@ func testTree(t *testing.T, as func(*memStore) source.Store) {
 	l.mu.Lock()
 	l.invalid = nil
 	l.mu.Unlock()
-	time.Sleep(walkFactor*DefaultTTL + time.Second)
+	time.Sleep(DefaultTTL + time.Second)
 	synctest.Wait()
 	check(9)
 	if l.files["/|a/file"] != "v2" {
@@ -342,4 +342,29 @@ func TestTwoMountsOfOnePathAreRefused(t *testing.T) {
 	if _, err := New([]Mount{mountOf("/a", newMem()), mountOf("/a", newMem())}, Options{}); !errors.Is(err, source.ErrInvalid) {
 		t.Errorf("got %v", err)
 	}
+}
+
+func TestADirectoryThatMayNotBeListedHidesNothingElse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newMem("a", "secret/x")
+		s.deny = "secret"
+		tree := newTree(t, Options{}, mountOf("/", s))
+		defer tree.Close()
+		synctest.Wait()
+		state := tree.MountStates()[0]
+		if state.Err != nil || !state.Walked || !strings.Contains(state.Note, "mem://test/secret") || !tree.Totals().Complete {
+			t.Errorf("state %+v", state)
+		}
+		secret := find(t, tree, "/secret")
+		s.put("new", "v1", 10)
+		for range 20 { // looking at it in vain must not put off the walks
+			time.Sleep(5 * time.Second)
+			if _, err := tree.ReadDir(t.Context(), secret.Ino); !errors.Is(err, source.ErrDenied) {
+				t.Fatalf("got %v", err)
+			}
+		}
+		if sum := tree.Totals(); sum.Files != 2 {
+			t.Errorf("totals %+v", sum)
+		}
+	})
 }

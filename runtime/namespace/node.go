@@ -110,9 +110,10 @@ func (n *node) sum() uint64 {
 		binary.LittleEndian.PutUint64(fixed[16:], uint64(n.mtime))
 	}
 	binary.LittleEndian.PutUint32(fixed[24:], n.mode)
-	h := xxhash.New()
-	h.Write(fixed[:])
-	h.WriteString(n.extra)
+	var h xxhash.Digest
+	h.Reset()
+	_, _ = h.Write(fixed[:])
+	_, _ = h.WriteString(n.extra)
 	return h.Sum64()
 }
 

@@ -42,9 +42,6 @@ func New(mounts []Mount, opts Options) (*Tree, error) {
 	if opts.TTL <= 0 {
 		opts.TTL = DefaultTTL
 	}
-	if opts.WalkInterval <= 0 {
-		opts.WalkInterval = walkFactor * opts.TTL
-	}
 	if opts.Logger == nil {
 		opts.Logger = slog.Default()
 	}
