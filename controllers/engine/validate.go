@@ -6,8 +6,18 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
+// maxName keeps <name>-worker-<revision>, which Kubernetes puts into a label of
+// the pods, within a label's 63 characters.
+const maxName = 63 - len("-worker") - len("-1234567890")
+
 // validate finds what admission cannot see and pods would fail of.
 func (d *Description) validate() *Problem {
+	if len(d.Name) > maxName {
+		return &Problem{ReasonInvalid, fmt.Sprintf("the name has %d characters, and pods can be made for at most %d: choose a shorter one", len(d.Name), maxName)}
+	}
+	if len(d.Sources.Mounts) == 0 {
+		return &Problem{ReasonInvalid, "the Dataset has no mounts: give spec.mounts at least one"}
+	}
 	if d.Worker.Replicas > 0 && len(d.Worker.Tiers) == 0 {
 		return &Problem{ReasonInvalid, "the worker has no tier to cache in: give the tiered store at least one level"}
 	}

@@ -73,9 +73,10 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	intent := &unstructured.Unstructured{}
 	intent.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Node"))
 	intent.SetName(req.Name)
+	intent.SetUID(node.UID) // a node that went meanwhile is not made anew
 	intent.SetLabels(labels)
 	if err := r.Apply(ctx, client.ApplyConfigurationFromUnstructured(intent), client.FieldOwner(fieldOwner), client.ForceOwnership); err != nil {
-		return ctrl.Result{}, fmt.Errorf("label node %s: %w", req.Name, client.IgnoreNotFound(err))
+		return ctrl.Result{}, fmt.Errorf("label node %s: %w", req.Name, err)
 	}
 	return ctrl.Result{}, nil
 }

@@ -1,0 +1,43 @@
+package engine
+
+import (
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+
+	"github.com/millrace/millrace/apis/contract"
+)
+
+func TestWhatPodsWouldFailOfIsNamed(t *testing.T) {
+	memory := Tier{Medium: contract.TierMEM, Dirs: []TierDir{{ProcessMemory: true, QuotaBytes: 1 << 30}}}
+	for sentence, tc := range map[string]struct {
+		change func(d *Description)
+		want   string // "" when all is well
+	}{
+		"all is well":                    {func(*Description) {}, ""},
+		"no tier for a worker":           {func(d *Description) { d.Worker.Tiers = nil }, "no tier"},
+		"no tier, but no worker either":  {func(d *Description) { d.Worker.Tiers, d.Worker.Replicas = nil, 0 }, ""},
+		"a quota of nothing":             {func(d *Description) { d.Worker.Tiers[0].Dirs[0].QuotaBytes = 0 }, "quota of 0 bytes"},
+		"two tiers in /dev/shm":          {func(d *Description) { d.Worker.Tiers = []Tier{memory, memory} }, "more than one level"},
+		"a limit below the memory tier":  {func(d *Description) { d.Worker.Resources.Limits = limit("512Mi") }, "memory limit 512Mi is below the 1Gi"},
+		"a limit above the memory tier":  {func(d *Description) { d.Worker.Resources.Limits = limit("2Gi") }, ""},
+		"a name too long for pod labels": {func(d *Description) { d.Name = strings.Repeat("n", 46) }, "at most 45"},
+		"no mounts":                      {func(d *Description) { d.Sources.Mounts = nil }, "spec.mounts"},
+	} {
+		t.Run(sentence, func(t *testing.T) {
+			d := &Description{Name: "data", Sources: Sources{Mounts: []contract.MountConfig{{MountPoint: "s3://b"}}}}
+			d.Worker = Component{Replicas: 1, Tiers: []Tier{{Medium: contract.TierMEM, Dirs: []TierDir{{ProcessMemory: true, QuotaBytes: 1 << 30}}}}}
+			tc.change(d)
+			got := d.validate()
+			if (got == nil) != (tc.want == "") || got != nil && !strings.Contains(got.Message, tc.want) {
+				t.Errorf("got %v, want %q", got, tc.want)
+			}
+		})
+	}
+}
+
+func limit(memory string) corev1.ResourceList {
+	return corev1.ResourceList{corev1.ResourceMemory: resource.MustParse(memory)}
+}
