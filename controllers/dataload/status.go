@@ -131,7 +131,8 @@ func progressOf(l contract.LoadSummary) *datav1alpha1.OperationProgress {
 		BytesPerSecond: l.BytesPerSecond,
 	}
 	if left := l.BytesTotal - l.BytesDone; l.Phase == contract.LoadRunning && left > 0 && l.BytesPerSecond > 0 {
-		p.ETA = (time.Duration(float64(left)/float64(l.BytesPerSecond)*float64(time.Second)) + time.Second/2).Round(time.Second).String()
+		eta := time.Duration(float64(left) / float64(l.BytesPerSecond) * float64(time.Second)).Round(time.Second)
+		p.ETA = max(eta, time.Second).String()
 	}
 	return p
 }
