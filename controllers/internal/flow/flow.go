@@ -6,6 +6,7 @@ import (
 	"context"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	ctrl "sigs.k8s.io/controller-runtime"
 )
@@ -37,12 +38,16 @@ const staleRead = 50 * time.Millisecond
 
 // Run runs phases until one waits or errs. The shortest time that a phase asked
 // for is kept. A conflict is no error: the round read an old copy of the object.
+// Neither is a namespace that goes: the object's own deletion follows.
 func Run[S any](ctx context.Context, s S, phases ...Phase[S]) (ctrl.Result, error) {
 	var result ctrl.Result
 	for _, phase := range phases {
 		outcome, err := phase(ctx, s)
 		if apierrors.IsConflict(err) {
 			return ctrl.Result{RequeueAfter: staleRead}, nil
+		}
+		if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+			return ctrl.Result{}, nil
 		}
 		if err != nil {
 			return ctrl.Result{}, err
