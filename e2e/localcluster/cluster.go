@@ -136,7 +136,7 @@ func (c *Cluster) Stop(ctx context.Context) error {
 		for i := range c.state.Nodes {
 			errs = append(errs, removeCgroups(p.cgroup(i+1)))
 		}
-		errs = append(errs, p.close(ctx))
+		errs = append(errs, p.close(ctx, len(c.state.Nodes)))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("stop cluster %s: %w", c.cfg.Name, err)

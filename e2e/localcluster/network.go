@@ -61,9 +61,18 @@ func (p plan) open(ctx context.Context) error {
 	)
 }
 
-// close undoes claim and open.
-func (p plan) close(ctx context.Context) error {
+// close undoes claim, open and connect. The kernel removes the interfaces of a
+// dead namespace in its own time, so they are removed here.
+func (p plan) close(ctx context.Context, nodes int) error {
 	var errs []error
+	for node := 1; node <= nodes; node++ {
+		if _, err := net.InterfaceByName(p.veth(node)); err != nil {
+			continue
+		}
+		if err := ip(ctx, "link", "del", p.veth(node)); err != nil && !strings.Contains(err.Error(), "Cannot find device") {
+			errs = append(errs, err)
+		}
+	}
 	for _, route := range []string{p.podRange(), p.serviceRange()} {
 		if out, err := output(ctx, "ip", "route", "show", "type", "blackhole"); err == nil && strings.Contains(out, route) {
 			errs = append(errs, ip(ctx, "route", "del", "blackhole", route))
