@@ -22,6 +22,7 @@ const (
 	firstTaskRetry = 500 * time.Millisecond
 	lastTaskRetry  = 15 * time.Second
 	maxAttempts    = 14 // about three minutes of a source that does not answer
+	maxFaults      = 4  // of a worker that says it has an error of its own
 	maxNewVersions = 5  // of one file during one job
 	sourceWait     = 3 * time.Minute
 	holdingsLag    = 5 * time.Second // for holdings to follow the tasks
@@ -55,6 +56,7 @@ type job struct {
 	peak       int   // the most workers that were seen
 	noSpace    int64 // bytes that workers had no room for
 	firstError error
+	trouble    string // the last one that is to pass
 	rate       rate
 
 	mu       sync.Mutex
@@ -416,7 +418,8 @@ func (j *job) answered(ctx context.Context, p *part, done *wirepb.TaskDone) {
 		j.look(p)
 	case wirepb.Status_STATUS_UNAVAILABLE, wirepb.Status_STATUS_INTERNAL:
 		p.attempts++
-		if p.attempts < maxAttempts {
+		if p.attempts < maxAttempts && (status == wirepb.Status_STATUS_UNAVAILABLE || p.attempts < maxFaults) {
+			j.trouble = done.GetMessage()
 			wait := min(firstTaskRetry<<min(p.attempts-1, 10), lastTaskRetry)
 			p.ready = time.Now().Add(wait)
 			j.later = append(j.later, p)
@@ -462,6 +465,7 @@ func (j *job) looked(e lookedEvent) {
 			j.finish(e.part)
 			return
 		}
+		j.trouble = e.err.Error()
 		e.part.ready = time.Now().Add(firstTaskRetry)
 		j.later = append(j.later, e.part)
 	case objectKey(e.entry) == f.key: // it is what it was
@@ -471,6 +475,7 @@ func (j *job) looked(e lookedEvent) {
 			j.finish(e.part)
 			return
 		}
+		j.trouble = joinMount(e.entry.Mount, e.entry.Path) + " changed and changed back"
 		e.part.ready = time.Now().Add(firstTaskRetry)
 		j.later = append(j.later, e.part)
 	case f.versions >= maxNewVersions:
@@ -524,7 +529,7 @@ func (j *job) note(workers int) {
 		case workers == 0:
 			p.Message = "waiting for a worker"
 		case len(j.later) > 0 && len(j.inFlight) == 0:
-			p.Message = "waiting for the source to answer"
+			p.Message = "trying again: " + j.trouble
 		}
 	})
 }
