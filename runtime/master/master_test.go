@@ -534,3 +534,26 @@ func TestTheSourcesOwnAnswerReachesTheCaller(t *testing.T) {
 		t.Errorf("load %v", p)
 	}
 }
+
+func TestALoadWaitsForASourceThatDoesNotAnswer(t *testing.T) {
+	s := newStand(t, Options{}, map[string]source.Store{"/": newFlat(someFiles)})
+	var once sync.Map
+	s.attach("a", func(h *hand, task *wirepb.Task) {
+		if _, again := once.LoadOrStore(task.GetObject().GetPath(), true); !again {
+			h.answer(task, wirepb.Status_STATUS_UNAVAILABLE, 0, "mem://flat: connection refused")
+			return
+		}
+		h.keep(task)
+	})
+	if p := s.load(&wirepb.LoadRequest{Id: "1"}); p.GetPhase() != contract.LoadComplete || p.GetBytesDone() != someBytes {
+		t.Errorf("ended %v", p)
+	}
+}
+
+func TestALoadWithoutWorkersEnds(t *testing.T) {
+	s := newStand(t, Options{WorkerWait: time.Second}, map[string]source.Store{"/": newFlat(someFiles)})
+	p := s.load(&wirepb.LoadRequest{Id: "1"})
+	if p.GetPhase() != contract.LoadFailed || !strings.Contains(p.GetMessage(), "no worker was connected") {
+		t.Errorf("ended %v", p)
+	}
+}
