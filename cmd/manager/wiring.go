@@ -85,8 +85,8 @@ func cacheOptions() (cache.Options, error) {
 	}}, nil
 }
 
-func addControllers(ctx context.Context, mgr ctrl.Manager, f *flags, http *http.Client) error {
-	observer := engine.NewObserver(http, mgr.GetLogger().WithName("observer"))
+func addControllers(ctx context.Context, mgr ctrl.Manager, f *flags, streams *http.Client) error {
+	observer := engine.NewObserver(streams, mgr.GetLogger().WithName("observer"))
 	metrics, err := engine.NewMetrics(ctrlmetrics.Registry)
 	if err != nil {
 		return err

@@ -15,6 +15,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -52,6 +53,7 @@ func SetupWithManager(mgr ctrl.Manager, observer *engine.Observer, mountRoot str
 	byName := handler.EnqueueRequestsFromMapFunc(engine.RequestOfName)
 	err = ctrl.NewControllerManagedBy(mgr).
 		Named("dataset").
+		WithOptions(controller.Options{MaxConcurrentReconciles: engine.Concurrency}).
 		For(&datav1alpha1.Dataset{}, builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}, datasetRefChanged()))).
 		Watches(&datav1alpha1.CacheRuntime{}, byName).
 		Watches(&datav1alpha1.AlluxioRuntime{}, byName).

@@ -315,15 +315,15 @@ func (r *Reconciler) retireCache(ctx context.Context, s *round) (flow.Outcome, e
 // needs no finalizer to wait for it.
 func (r *Reconciler) deleteObjects(ctx context.Context, s *round) (flow.Outcome, error) {
 	d := &Description{Type: r.kind.Type(), Namespace: s.key.Namespace, Name: s.key.Name}
-	meta := func(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Namespace: s.key.Namespace, Name: name} }
+	named := func(name string) metav1.ObjectMeta { return metav1.ObjectMeta{Namespace: s.key.Namespace, Name: name} }
 	objects := []client.Object{
-		&appsv1.DaemonSet{ObjectMeta: meta(d.objectName(contract.ComponentClient))},
-		&appsv1.StatefulSet{ObjectMeta: meta(d.objectName(contract.ComponentWorker))},
-		&appsv1.StatefulSet{ObjectMeta: meta(d.objectName(contract.ComponentMaster))},
-		&corev1.ConfigMap{ObjectMeta: meta(contract.ConfigMapName(s.key.Name))},
+		&appsv1.DaemonSet{ObjectMeta: named(d.objectName(contract.ComponentClient))},
+		&appsv1.StatefulSet{ObjectMeta: named(d.objectName(contract.ComponentWorker))},
+		&appsv1.StatefulSet{ObjectMeta: named(d.objectName(contract.ComponentMaster))},
+		&corev1.ConfigMap{ObjectMeta: named(contract.ConfigMapName(s.key.Name))},
 	}
 	for _, c := range []contract.ComponentType{contract.ComponentMaster, contract.ComponentWorker, contract.ComponentClient} {
-		objects = append(objects, &corev1.Service{ObjectMeta: meta(d.serviceName(c))})
+		objects = append(objects, &corev1.Service{ObjectMeta: named(d.serviceName(c))})
 	}
 	for _, obj := range objects {
 		if _, err := r.applier.Delete(ctx, obj, func(live client.Object) bool { return metav1.IsControlledBy(live, s.runtime) }); err != nil {

@@ -16,6 +16,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 
@@ -65,7 +66,7 @@ type Reconciler struct {
 	options  Options
 }
 
-// New makes the Reconciler of a kind.
+// NewReconciler makes the Reconciler of a kind.
 func NewReconciler(mgr ctrl.Manager, kind Kind, observer *Observer, metrics *Metrics, options Options) *Reconciler {
 	name := string(kind.Type()) + "runtime-controller"
 	return &Reconciler{
@@ -74,10 +75,15 @@ func NewReconciler(mgr ctrl.Manager, kind Kind, observer *Observer, metrics *Met
 	}
 }
 
+// Concurrency is how many Datasets, and how many runtimes of a kind, are worked
+// on at once: one that waits for a silent master holds no other one up.
+const Concurrency = 8
+
 // Builder is a controller of the kind with every watch that the Reconciler lives on.
 func (r *Reconciler) Builder(mgr ctrl.Manager) *builder.Builder {
 	byName := handler.EnqueueRequestsFromMapFunc(RequestOfName)
 	return ctrl.NewControllerManagedBy(mgr).
+		WithOptions(controller.Options{MaxConcurrentReconciles: Concurrency}).
 		For(New(r.kind.Type()), builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}))).
 		Owns(&appsv1.StatefulSet{}).
 		Owns(&appsv1.DaemonSet{}).
