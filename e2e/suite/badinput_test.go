@@ -204,12 +204,6 @@ spec: {accessModes: [ReadWriteOnce], storageClassName: other, resources: {reques
 func TestLabelledPodWithAnUnboundDatasetIsRejected(t *testing.T) {
 	feature(t, "unbound", "a pod that asks for a sidecar of an unbound Dataset is refused and told why", func(p *place) {
 		p.dataset("data", "any-bucket")
-		p.apply(`
-apiVersion: v1
-kind: PersistentVolumeClaim
-metadata: {name: data, labels: {fluid.io/s-unbound-data: "true"}, annotations: {CreatedBy: fluid}}
-spec: {accessModes: [ReadOnlyMany], storageClassName: fluid, volumeName: unbound-data, resources: {requests: {storage: 1Gi}}}
-`)
 		pod := fill(readerManifest, map[string]string{"$NAME": "app", "$DATASET": "data", "$ARGS": "wait"})
 		p.rejected(strings.Replace(pod, "metadata: {name: app}", `metadata: {name: app, labels: {serverless.fluid.io/inject: "true"}}`, 1), "data", "ound")
 	})
