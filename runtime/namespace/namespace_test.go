@@ -368,3 +368,17 @@ func TestADirectoryThatMayNotBeListedHidesNothingElse(t *testing.T) {
 		}
 	})
 }
+
+func TestEntityTagsAreGivenAsTheyCame(t *testing.T) {
+	for _, tag := range []string{
+		`"d41d8cd98f00b204e9800998ecf8427e"`, `"D41D8CD98F00B204E9800998ECF8427E"`, `"d41d8cd98f00b204e9800998ecf8427e-12"`,
+		`"xy1d8cd98f00b204e9800998ecf8427e"`, "d41d8cd98f00b204e9800998ecf8427e", "", "v1",
+	} {
+		s := newMem()
+		s.put("f", tag, 1)
+		tree := newTree(t, Options{}, mountOf("/", s))
+		if e := find(t, tree, "/f"); e.ETag != tag || e.Mode != 0o100644 {
+			t.Errorf("%s became %s, mode %o", tag, e.ETag, e.Mode)
+		}
+	}
+}

@@ -2,6 +2,7 @@ package namespace
 
 import (
 	"encoding/binary"
+	"encoding/hex"
 	"path"
 	"slices"
 	"strings"
@@ -23,7 +24,7 @@ type node struct {
 	ino   uint64
 	size  int64
 	mtime int64
-	mode  uint32
+	mode  uint32 // as in stat(2), and shortTag
 	// gen is the youngest scan that has seen the entry.
 	gen uint32
 }
@@ -85,7 +86,7 @@ func (n *node) path() string {
 // entry is what others see of n.
 func (n *node) entry() Entry {
 	m, rel := n.mountOf()
-	e := Entry{Ino: n.ino, Parent: RootIno, Name: n.name, Mode: n.mode, Size: n.size, MTime: n.mtime, Path: rel}
+	e := Entry{Ino: n.ino, Parent: RootIno, Name: n.name, Mode: n.mode &^ shortTag, Size: n.size, MTime: n.mtime, Path: rel}
 	if n.parent != nil {
 		e.Parent = n.parent.ino
 	}
@@ -97,9 +98,29 @@ func (n *node) entry() Entry {
 		e.Link = n.extra
 	case syscall.S_IFREG:
 		e.ETag = n.extra
+		if n.mode&shortTag != 0 {
+			e.ETag = longTag(n.extra)
+		}
 	}
 	return e
 }
+
+// shortTag in a mode says that the entity tag is kept as the 16 bytes which its
+// 32 hex digits in quotes stand for, as nearly all tags of object stores are.
+const shortTag = 1 << 31
+
+func shorten(tag string) (raw string, ok bool) {
+	if len(tag) != 34 || tag[0] != '"' || tag[33] != '"' || tag != strings.ToLower(tag) {
+		return tag, false
+	}
+	var b [16]byte
+	if _, err := hex.Decode(b[:], []byte(tag[1:33])); err != nil {
+		return tag, false
+	}
+	return string(b[:]), true
+}
+
+func longTag(raw string) string { return `"` + hex.EncodeToString([]byte(raw)) + `"` }
 
 // sum is n's part in the snapshot: it tells apart any two states of the entry.
 func (n *node) sum() uint64 {
@@ -159,7 +180,11 @@ func stateOf(o source.Object) state {
 	case o.Link != "":
 		s.size, s.extra = int64(len(o.Link)), o.Link
 	default:
-		s.size, s.extra = o.Size, o.ETag
+		var short bool
+		s.size = o.Size
+		if s.extra, short = shorten(o.ETag); short {
+			s.mode |= shortTag
+		}
 	}
 	return s
 }

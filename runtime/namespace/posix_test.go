@@ -103,7 +103,7 @@ func BenchmarkWalk(b *testing.B) {
 		for f := range perDir {
 			name := fmt.Sprintf("train/shard-%04d/image-%06d.jpg", d, f)
 			write(b, filepath.Join(dir, name), 1)
-			mem.put(name, fmt.Sprintf("%032x", f), 1)
+			mem.put(name, fmt.Sprintf("\"%032x\"", f*d), 1)
 		}
 	}
 	sources := map[string]Mount{"posix": posixMount("/", dir), "by-prefix": mountOf("/", walkStore{mem})}
