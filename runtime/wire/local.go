@@ -46,6 +46,7 @@ const (
 	kindOpenedBlind    // with a descriptor; which blocks are there is not told
 	kindEnsured
 	kindFailed
+	kindHello // asks for a hello
 )
 
 type message struct {

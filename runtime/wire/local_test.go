@@ -263,9 +263,8 @@ func TestASlowWorkerIsWaitedForAndAHungOneIsNot(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer hung.Close()
-	silent := dial(t, path+"2", 150*time.Millisecond)
 	start := time.Now()
-	if _, err := silent.Open(t.Context(), object("x", 3*localBlock), 0); !errors.Is(err, ErrPeer) {
+	if _, err := DialLocal(t.Context(), path+"2", 150*time.Millisecond); !errors.Is(err, ErrPeer) {
 		t.Errorf("a hung worker: %v", err)
 	}
 	if took := time.Since(start); took > 2*time.Second {

@@ -38,9 +38,10 @@ type localAnswer struct {
 	file *os.File
 }
 
-// DialLocal connects to the worker whose socket is at path. Silence is for how
-// long it may say nothing about a request before it is taken for dead; 0 means
-// the default.
+// DialLocal connects to the worker whose socket is at path, and returns when it
+// has answered: the kernel accepts connections also for a process that hangs.
+// quiet is for how long it may say nothing about a request before it is taken
+// for dead; 0 means the default.
 func DialLocal(ctx context.Context, path string, quiet time.Duration) (*Local, error) {
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "unixpacket", path)
@@ -52,6 +53,10 @@ func DialLocal(ctx context.Context, path string, quiet time.Duration) (*Local, e
 	}
 	l := &Local{conn: c.(*net.UnixConn), silence: quiet, done: make(chan struct{}), waiting: map[uint32]*waiter{}}
 	go l.run()
+	if _, err := l.ask(ctx, message{kind: kindHello}); err != nil {
+		l.Close()
+		return nil, err
+	}
 	return l, nil
 }
 

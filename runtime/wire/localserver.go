@@ -176,6 +176,8 @@ func (s *localSession) run(ctx context.Context) {
 			})
 		case kindClose:
 			s.close(m.handle)
+		case kindHello:
+			s.send(message{kind: kindHello, id: m.id}, nil)
 		default:
 			return
 		}
