@@ -15,6 +15,8 @@ import (
 	"google.golang.org/grpc/status"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/millrace/millrace/apis/contract"
 )
 
 // node publishes volumes on this node.
@@ -69,10 +71,12 @@ func (n *node) NodePublishVolume(ctx context.Context, req *csiapi.NodePublishVol
 	} else {
 		err = n.publishBind(ctx, v, fuse, req.GetTargetPath(), readOnly(req))
 	}
-	if errors.Is(err, os.ErrNotExist) {
+	switch {
+	case errors.Is(err, unix.EXDEV): // what openat2 says of a path that leads out
+		return nil, invalid(contract.AttrSubPath, "%q leads out of the volume", v.sub)
+	case errors.Is(err, os.ErrNotExist):
 		return nil, status.Errorf(codes.NotFound, "publish %s of %s: %v", v.sub, v.path, err)
-	}
-	if err != nil {
+	case err != nil:
 		return nil, status.Errorf(codes.Internal, "publish %s: %v", v.path, err)
 	}
 	return &csiapi.NodePublishVolumeResponse{}, nil
