@@ -78,14 +78,14 @@ func runLoad(ctx context.Context) (message string, err error) {
 		case ctx.Err() != nil:
 			return "", fmt.Errorf("load %s: stopped: %w", request.GetId(), ctx.Err())
 		case last != nil && last.GetPhase() == contract.LoadFailed:
-			return "", errors.New(last.GetMessage())
+			return "", hopeless{errors.New(last.GetMessage())}
 		case last != nil && last.GetPhase() == contract.LoadComplete:
 			return fmt.Sprintf("cached %d bytes in %d files", last.GetBytesDone(), last.GetFilesDone()), nil
 		case last != nil:
 			silent = time.Now() // it was there, and goes on when it is back
 			retry.Reset()
 		case fatal(err):
-			return "", fmt.Errorf("load %s: %w", request.GetId(), err)
+			return "", hopeless{fmt.Errorf("load %s: %w", request.GetId(), err)}
 		}
 		if time.Since(silent) > masterWait {
 			return "", fmt.Errorf("master %s does not answer: %w", address, err)
@@ -96,6 +96,17 @@ func runLoad(ctx context.Context) (message string, err error) {
 		case <-time.After(retry.NextBackOff()):
 		}
 	}
+}
+
+// hopeless is an error that another try with the same load would meet again.
+type hopeless struct{ error }
+
+// exitCode is how the process ends with an error.
+func exitCode(err error) int {
+	if errors.As(err, &hopeless{}) {
+		return contract.LoadExitHopeless
+	}
+	return contract.LoadExitRetry
 }
 
 // fatal tells whether asking again cannot help.

@@ -21,7 +21,7 @@ func main() {
 	if err := command().ExecuteContext(ctx); err != nil {
 		slog.Error("ended", "error", err)
 		stop()
-		os.Exit(1)
+		os.Exit(exitCode(err))
 	}
 }
 
