@@ -84,7 +84,8 @@ func (c *Cluster) startDNS(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	docs := utilyaml.NewYAMLOrJSONDecoder(strings.NewReader(strings.ReplaceAll(dnsManifest, "$CLUSTER_IP", c.plan.serviceIP(10))), 4096)
+	manifest := strings.NewReplacer("$CLUSTER_IP", c.plan.serviceIP(10), "$FIRST_NODE", c.state.Nodes[0]).Replace(dnsManifest)
+	docs := utilyaml.NewYAMLOrJSONDecoder(strings.NewReader(manifest), 4096)
 	for {
 		obj := &unstructured.Unstructured{}
 		if err := docs.Decode(obj); err != nil {

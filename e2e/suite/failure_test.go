@@ -59,13 +59,14 @@ func TestNodeCutOff(t *testing.T) {
 	feature(t, "cutnode", "readers go on when a node with a worker is cut off, and the cache is whole again after it heals", func(p *place) {
 		p.bucket("cutnode", stage.Object{Name: "model.bin", Size: 256 << 20})
 		p.dataset("model", "cutnode")
-		p.runtime("model", 2, "1Gi")
+		// The S3 server and the master are on the first node: the second one goes.
+		kept, lost := cluster.Nodes()[0], cluster.Nodes()[1]
+		manifest := fill(runtimeManifest, map[string]string{"$NAME": "model"})
+		p.apply(strings.Replace(manifest, "spec:\n", fmt.Sprintf("spec:\n  master: {nodeSelector: {kubernetes.io/hostname: %s}}\n", kept), 1))
 		p.bound("model")
 		p.load("warm", "model", "/")
 		p.loadEnds("warm")
 		p.fullyCached("model")
-		// The S3 server is on the first node: the second one goes.
-		lost := cluster.Nodes()[1]
 		p.must(cluster.CutNode(p.ctx(), lost))
 		healed := false
 		heal := func() {
@@ -76,7 +77,7 @@ func TestNodeCutOff(t *testing.T) {
 		}
 		p.t.Cleanup(heal)
 		pod := fill(readerManifest, map[string]string{"$NAME": "read", "$DATASET": "model", "$ARGS": `copy, --sha256, /data/model.bin`})
-		p.apply(strings.Replace(pod, "spec:\n", "spec:\n  nodeName: "+cluster.Nodes()[0]+"\n", 1))
+		p.apply(strings.Replace(pod, "spec:\n", "spec:\n  nodeName: "+kept+"\n", 1))
 		p.reads("read")
 		heal()
 		p.must(world.Until(p.ctx(), p.node(lost), func() (string, bool) { return "not ready yet", p.nodeReady(lost) }))
