@@ -23,6 +23,9 @@ func (m *Master) Load(r *wirepb.LoadRequest, stream wirepb.Master_LoadServer) er
 	}
 	for {
 		p, changed := j.watch()
+		if m.ctx.Err() != nil { // not the job has ended but this master
+			return status.Error(codes.Unavailable, "the master is going down")
+		}
 		err := stream.Send(&wirepb.LoadProgress{
 			Phase: p.Phase, Message: p.Message, BytesTotal: p.BytesTotal, BytesDone: p.BytesDone,
 			FilesTotal: p.FilesTotal, FilesDone: p.FilesDone, BytesPerSecond: p.BytesPerSecond,

@@ -550,6 +550,26 @@ func TestALoadWaitsForASourceThatDoesNotAnswer(t *testing.T) {
 	}
 }
 
+func TestALoadDoesNotFailWithItsMaster(t *testing.T) {
+	s := newStand(t, Options{}, map[string]source.Store{"/": newFlat(someFiles)})
+	s.attach("a", func(*hand, *wirepb.Task) {})
+	stream, err := s.client.Load(t.Context(), &wirepb.LoadRequest{Id: "1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.until("the load runs", func() bool { return len(s.Summary().Loads) == 1 })
+	s.Close()
+	for err == nil {
+		var p *wirepb.LoadProgress
+		if p, err = stream.Recv(); err == nil && p.GetPhase() != contract.LoadRunning {
+			t.Errorf("the loader was told %v", p)
+		}
+	}
+	if status.Code(err) != codes.Unavailable {
+		t.Errorf("ended with %v", err)
+	}
+}
+
 func TestALoadWithoutWorkersEnds(t *testing.T) {
 	s := newStand(t, Options{WorkerWait: time.Second}, map[string]source.Store{"/": newFlat(someFiles)})
 	p := s.load(&wirepb.LoadRequest{Id: "1"})
