@@ -121,6 +121,15 @@ func TestDeadMasterKeepsNothingFromGoing(t *testing.T) {
 	p.gone(rt)
 }
 
+func TestMasterOfALostNodeIsGivenUp(t *testing.T) {
+	p := newPlace(t)
+	p.bind("data", p.cacheRuntime("data"))
+	// Nobody answers for the pod's node: deleted, it stays.
+	master := &corev1.Pod{ObjectMeta: p.meta("data-master-0")}
+	p.must(world.Delete(p.Context(), master, client.GracePeriodSeconds(1)))
+	p.gone(master)
+}
+
 func TestSecondRuntimeOfADatasetIsRefused(t *testing.T) {
 	p := newPlace(t)
 	p.bind("data", p.cacheRuntime("data"))

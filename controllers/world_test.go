@@ -85,10 +85,17 @@ func run(m *testing.M) (code int, err error) {
 		done <- nil
 		return 1, err
 	}
-	go func() { done <- mgr.Start(ctx) }()
 	if world, err = client.New(config, client.Options{Scheme: mgr.GetScheme()}); err != nil {
+		done <- nil
 		return 1, err
 	}
+	go func() {
+		bound := make(chan struct{})
+		go func() { defer close(bound); bindClaims(ctx) }()
+		err := mgr.Start(ctx)
+		<-bound
+		done <- err
+	}()
 	class := &datav1alpha1.CacheRuntimeClass{ObjectMeta: metav1.ObjectMeta{Name: contract.NativeClass}, FileSystemType: contract.NativeClass}
 	if err := world.Create(ctx, class); err != nil {
 		return 1, err
@@ -123,6 +130,26 @@ func newManager(ctx context.Context, config *rest.Config, mastersURL string) (ct
 		cacheruntime.SetupWithManager(mgr, observer, metrics, cacheruntime.Options{Options: options, NativeImage: "cache:dev"}),
 		alluxioruntime.SetupWithManager(mgr, observer, metrics, alluxioruntime.Options{Options: options, NativeImage: "cache:dev"}),
 	)
+}
+
+// bindClaims does what Kubernetes' volume controller does for ours: a claim that
+// names its volume is bound to it.
+func bindClaims(ctx context.Context) {
+	for ctx.Err() == nil {
+		list := &corev1.PersistentVolumeClaimList{}
+		if err := world.List(ctx, list); err == nil {
+			for i := range list.Items {
+				if claim := &list.Items[i]; claim.Status.Phase == corev1.ClaimPending && claim.Spec.VolumeName != "" {
+					claim.Status.Phase = corev1.ClaimBound
+					_ = world.Status().Update(ctx, claim) // the next look tries again
+				}
+			}
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }
 
 // mastersServer speaks the HTTP interface of every runtime's master, at

@@ -34,6 +34,8 @@ const (
 	reasonMounting        = "Mounting"
 	reasonReferenced      = "Referenced"
 	reasonBound           = "Bound"
+	reasonBinding         = "VolumeBinding"
+	reasonLost            = "VolumeLost"
 )
 
 // deafTime is how long a bound Dataset stays Ready although its master is not
@@ -186,22 +188,36 @@ func (r *Reconciler) ensureVolume(ctx context.Context, s *round) (flow.Outcome, 
 	if client.IgnoreNotFound(err) != nil {
 		return flow.Wait(), fmt.Errorf("read claim %s: %w", s.key, err)
 	}
-	exists := err == nil
-	if exists && !s.mine(claim) {
-		s.problem = &engine.Problem{Reason: engine.ReasonForeign, Message: fmt.Sprintf(
-			"PersistentVolumeClaim %s in namespace %s belongs to somebody else: delete or rename it, or choose another name for the Dataset", s.key.Name, s.key.Namespace)}
-		return flow.Continue(), nil
+	if err == nil {
+		s.bound = claim.Status.Phase == corev1.ClaimBound && s.mine(claim) && claim.DeletionTimestamp.IsZero()
+		if p := s.claimTrouble(claim); p != nil {
+			s.problem = p
+			return flow.Continue(), nil
+		}
 	}
-	if exists && !claim.DeletionTimestamp.IsZero() {
-		s.problem = &engine.Problem{Reason: engine.ReasonDeleting, Message: fmt.Sprintf(
-			"PersistentVolumeClaim %s is being deleted; it is made anew when it is gone", s.key.Name)}
-		return flow.Continue(), nil
-	}
-	s.bound = exists
 	if s.bound || s.problem != nil {
 		return flow.Continue(), nil
 	}
+	// Pods that come before the claim is bound are turned away for a while.
+	s.problem = &engine.Problem{Reason: reasonBinding, Message: fmt.Sprintf("PersistentVolumeClaim %s is being bound to its volume", s.key.Name)}
 	return r.makeVolume(ctx, s)
+}
+
+// claimTrouble is why a claim that exists can never serve the Dataset.
+func (s *round) claimTrouble(claim *corev1.PersistentVolumeClaim) *engine.Problem {
+	switch {
+	case !s.mine(claim):
+		return &engine.Problem{Reason: engine.ReasonForeign, Message: fmt.Sprintf(
+			"PersistentVolumeClaim %s in namespace %s belongs to somebody else: delete or rename it, or choose another name for the Dataset", s.key.Name, s.key.Namespace)}
+	case !claim.DeletionTimestamp.IsZero():
+		return &engine.Problem{Reason: engine.ReasonDeleting, Message: fmt.Sprintf(
+			"PersistentVolumeClaim %s is being deleted; it is made anew when it is gone", s.key.Name)}
+	case claim.Status.Phase == corev1.ClaimLost:
+		return &engine.Problem{Reason: reasonLost, Message: fmt.Sprintf(
+			"PersistentVolumeClaim %s lost its volume: delete the claim, and both are made anew", s.key.Name)}
+	default:
+		return nil
+	}
 }
 
 // makeVolume makes PV and PVC. What they say is fixed from then on.
@@ -218,11 +234,7 @@ func (r *Reconciler) makeVolume(ctx context.Context, s *round) (flow.Outcome, er
 	if err := r.applier.Apply(ctx, desiredPV(s.ds, name, r.mountRoot, s.runtime.Type), s.mine); err != nil {
 		return flow.Wait(), err
 	}
-	if err := r.applier.Apply(ctx, desiredPVC(s.ds, name), s.mine); err != nil {
-		return flow.Wait(), err
-	}
-	s.bound = true
-	return flow.Continue(), nil
+	return flow.Continue(), r.applier.Apply(ctx, desiredPVC(s.ds, name), s.mine)
 }
 
 // mine tells whether a PV or PVC was made by us for this very Dataset.

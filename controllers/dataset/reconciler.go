@@ -81,7 +81,7 @@ type round struct {
 	state  engine.State
 	// problem is why the Dataset is not ready; nil when it is.
 	problem *engine.Problem
-	// bound tells that the volume exists and is ours.
+	// bound tells that the volume exists, is ours and is bound to its claim.
 	bound bool
 }
 

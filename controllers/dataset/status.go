@@ -79,7 +79,7 @@ func (s *round) reason() string {
 // fails tells problems that somebody must solve from those that time solves.
 func fails(p *engine.Problem) bool {
 	switch p.Reason {
-	case reasonRuntimeNotFound, reasonRuntimeDeleting, reasonUnheard, reasonMounting,
+	case reasonRuntimeNotFound, reasonRuntimeDeleting, reasonUnheard, reasonMounting, reasonBinding,
 		engine.ReasonMasterNotReady, engine.ReasonWorkersNotReady, engine.ReasonUpdating, engine.ReasonDatasetNotFound, engine.ReasonInUse, engine.ReasonDeleting:
 		return false
 	default:

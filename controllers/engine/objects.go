@@ -141,6 +141,12 @@ func (d *Description) masterSet(hash string) *appsv1.StatefulSet {
 	set := d.statefulSet(contract.ComponentMaster)
 	set.Annotations = map[string]string{AnnotationDatasetGeneration: strconv.FormatInt(d.DatasetGeneration, 10)}
 	set.Spec.Template.Annotations[AnnotationConfigHash] = hash
+	// A master is wanted again soon when its node is gone.
+	for _, taint := range []string{corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable} {
+		set.Spec.Template.Spec.Tolerations = append(set.Spec.Template.Spec.Tolerations, corev1.Toleration{
+			Key: taint, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: ptr.To[int64](10),
+		})
+	}
 	return set
 }
 

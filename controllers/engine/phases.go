@@ -178,6 +178,29 @@ func (r *Reconciler) applyObjects(ctx context.Context, s *round) (flow.Outcome, 
 	return flow.Continue(), nil
 }
 
+// lostTime is how long a master's pod may outlive its own end before it is
+// taken for lost with its node.
+const lostTime = 5 * time.Second
+
+// replaceLostMaster lets a master start elsewhere when the node of the old one
+// is cut off: its StatefulSet would wait for that node for ever, to be sure that
+// there are never two. Masters keep nothing that two of them could spoil.
+func (r *Reconciler) replaceLostMaster(ctx context.Context, s *round) (flow.Outcome, error) {
+	pod := &corev1.Pod{}
+	err := r.Get(ctx, types.NamespacedName{Namespace: s.key.Namespace, Name: contract.MasterName(s.key.Name) + "-0"}, pod)
+	if err != nil || pod.DeletionTimestamp.IsZero() || pod.Labels[contract.LabelCacheRuntime] != s.key.Name {
+		return flow.Continue(), client.IgnoreNotFound(err)
+	}
+	if left := time.Until(pod.DeletionTimestamp.Add(lostTime)); left > 0 {
+		return flow.CheckBack(left), nil
+	}
+	uid := pod.UID
+	if err := r.Delete(ctx, pod, client.GracePeriodSeconds(0), client.Preconditions{UID: &uid}); client.IgnoreNotFound(err) != nil {
+		return flow.Wait(), fmt.Errorf("give up lost master pod %s: %w", pod.Name, err)
+	}
+	return flow.Continue(), nil
+}
+
 // observe looks at the pods and keeps the master's summary in sight.
 func (r *Reconciler) observe(ctx context.Context, s *round) (flow.Outcome, error) {
 	master, worker, fuse := &appsv1.StatefulSet{}, &appsv1.StatefulSet{}, &appsv1.DaemonSet{}
