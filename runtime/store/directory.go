@@ -1,30 +1,51 @@
 package store
 
 import (
+	"container/list"
+	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
+	"slices"
+	"sync"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
-// formatDir holds the files of format version 1.
-const formatDir = "millrace-v1"
+// formatDir holds the files of format version 1: the journal, and each cached
+// file at <first two digits of its key>/<key>.
+const (
+	formatDir   = "millrace-v1"
+	journalName = "journal"
+)
 
-// directory is one directory of a tier and its account.
+// directory is one directory of a tier and its account, which the Store's mu
+// guards.
 type directory struct {
 	path, data string
+	level      int
 	medium     string
 	high, low  float64
 	lock       *os.File
+	journal    *journal
 
 	// used is what the files here take on the disk; it never passes quota.
 	used, quota int64
+	// promised is what leased files may still take. It guides placement only.
+	promised int64
+	// guests that nobody leases, the longest unused first, and their bytes.
+	guests     *list.List
+	guestBytes int64
+	// full says that the disk had no room although the quota had.
+	full string
 }
 
-func openDirectory(d Dir, t Tier) (*directory, error) {
-	out := &directory{path: d.Path, data: filepath.Join(d.Path, formatDir), medium: t.Medium, high: t.High, low: t.Low, quota: d.QuotaBytes}
+func openDirectory(d Dir, t Tier, level int) (_ *directory, err error) {
+	out := &directory{path: d.Path, data: filepath.Join(d.Path, formatDir), level: level, medium: t.Medium,
+		high: t.High, low: t.Low, quota: d.QuotaBytes, guests: list.New()}
 	if out.high <= 0 || out.high > 1 {
 		out.high = 1
 	}
@@ -34,28 +55,43 @@ func openDirectory(d Dir, t Tier) (*directory, error) {
 	if err := os.MkdirAll(out.data, 0o755); err != nil {
 		return nil, err
 	}
-	lock, err := os.OpenFile(filepath.Join(d.Path, "lock"), os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
+	if out.lock, err = os.OpenFile(filepath.Join(d.Path, "lock"), os.O_CREATE|os.O_RDWR, 0o644); err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		lock.Close()
+	if err := unix.Flock(int(out.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		out.lock.Close()
 		return nil, fmt.Errorf("lock %s: another worker uses it: %w", d.Path, err)
 	}
-	out.lock = lock
 	return out, nil
 }
 
-func (d *directory) close() error {
-	if d.lock == nil {
-		return nil
+func (d *directory) close() (err error) {
+	if d.journal != nil {
+		err = d.journal.close()
 	}
-	err := d.lock.Close()
-	d.lock = nil
+	if d.lock != nil {
+		err = errors.Join(err, d.lock.Close())
+		d.lock = nil
+	}
 	return err
 }
 
-func (d *directory) free() int64 { return d.quota - d.used }
+// limit is how much may be used: guests stay below high, so that owners find room.
+func (d *directory) limit(guest bool) int64 {
+	if guest {
+		return int64(float64(d.quota) * d.high)
+	}
+	return d.quota
+}
+
+// room is what a new file may hope for.
+func (d *directory) room(guest bool) int64 {
+	room := d.limit(guest) - d.used - d.promised
+	if !guest {
+		room += d.guestBytes
+	}
+	return room
+}
 
 // fitDisk cuts the quota to what the file system can give, and says so.
 func (d *directory) fitDisk() string {
@@ -73,10 +109,105 @@ func (d *directory) fitDisk() string {
 	return said
 }
 
-func (d *directory) file(key Key) string { return filepath.Join(d.data, string(key[:2]), string(key)) }
+func (d *directory) shard(key Key) string { return filepath.Join(d.data, string(key[:2])) }
 
-const metaSuffix = ".meta"
+func (d *directory) file(key Key) string { return filepath.Join(d.shard(key), string(key)) }
 
-func trimSuffix(name, suffix string) (string, bool) {
-	return strings.CutSuffix(name, suffix)
+// found is a file that was recovered, and when it was last written.
+type found struct {
+	*entry
+	written unix.Timespec
+}
+
+// recover reads what a former process left: the files that the journal knows,
+// the longest unwritten first. All else in the directory is removed.
+func (d *directory) recover(ctx context.Context) ([]*entry, error) {
+	j, known, err := openJournal(filepath.Join(d.data, journalName))
+	if err != nil {
+		return nil, err
+	}
+	d.journal = j
+	shards, err := os.ReadDir(d.data)
+	if err != nil {
+		return nil, err
+	}
+	var (
+		g   errgroup.Group
+		mu  sync.Mutex
+		all []found
+	)
+	g.SetLimit(8)
+	for _, shard := range shards {
+		if shard.Name() == journalName {
+			continue
+		}
+		g.Go(func() error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			here, err := d.recoverShard(shard.Name(), known)
+			mu.Lock()
+			defer mu.Unlock()
+			all = append(all, here...)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	slices.SortFunc(all, func(a, b found) int { return int(a.written.Nano() - b.written.Nano()) })
+	out := make([]*entry, len(all))
+	for i, f := range all {
+		out[i] = f.entry
+		d.used += f.charged
+	}
+	return out, nil
+}
+
+func (d *directory) recoverShard(shard string, known map[Key]*meta) (out []found, err error) {
+	path := filepath.Join(d.data, shard)
+	dir, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	if errors.Is(err, unix.ENOTDIR) {
+		return nil, os.Remove(path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		var st unix.Stat_t
+		m := known[Key(name)]
+		if m != nil && name[:2] == shard && unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil &&
+			st.Mode&unix.S_IFMT == unix.S_IFREG && st.Size == m.size {
+			out = append(out, found{recoveredEntry(d, Key(name), m, st.Blocks*512), st.Mtim})
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(path, name)); err != nil {
+			return nil, fmt.Errorf("remove what does not verify: %w", err)
+		}
+	}
+	return out, nil
+}
+
+// createData makes the sparse file of a new entry.
+func (d *directory) createData(key Key, size int64) (*os.File, error) {
+	const flags = os.O_CREATE | os.O_TRUNC | os.O_RDWR
+	f, err := os.OpenFile(d.file(key), flags, 0o644)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = os.MkdirAll(d.shard(key), 0o755); err == nil {
+			f, err = os.OpenFile(d.file(key), flags, 0o644)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	// Its size first: the file stays sparse, and tmpfs can choose huge pages.
+	if err := f.Truncate(size); err != nil {
+		return nil, errors.Join(err, f.Close(), os.Remove(d.file(key)))
+	}
+	return f, nil
 }

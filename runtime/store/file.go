@@ -4,178 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"sync"
 
 	"golang.org/x/sys/unix"
 )
 
-// diskUnit is what a file's size on disk is counted in.
-const diskUnit = 4096
-
-func roundUp(n int64) int64 { return (n + diskUnit - 1) / diskUnit * diskUnit }
-
-// entry is a cached file in the index. The Store's mu guards the accounts
-// (leases, lastUse, charged, dropped, guest); its own mu guards the blocks.
-type entry struct {
-	dir        *directory
-	key        Key
-	size       int64
-	blockBytes int64
-
-	guest   bool
-	leases  int
-	lastUse int64
-	charged int64
-	dropped bool
-
-	mu     sync.Mutex
-	blocks []blockState
-	// present counts blocks that are not blockMissing.
-	present int
-	data    *os.File
-	meta    *os.File
-	// crcs of recovered blocks that nobody has looked at yet.
-	crcs map[int]uint32
-}
-
-type blockState uint8
-
-const (
-	blockMissing blockState = iota
-	// blockUnverified: it was there before a restart; its CRC is still to be checked.
-	blockUnverified
-	blockPresent
-)
-
-func createEntry(d *directory, key Key, size, blockBytes int64, guest bool) (*entry, error) {
-	path := d.file(key)
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return nil, err
-	}
-	meta, err := os.OpenFile(path+metaSuffix, os.O_CREATE|os.O_TRUNC|os.O_WRONLY|os.O_APPEND, 0o644)
-	if err != nil {
-		return nil, err
-	}
-	e := &entry{dir: d, key: key, size: size, blockBytes: blockBytes, guest: guest, meta: meta, blocks: make([]blockState, blockCount(size, blockBytes))}
-	if _, err := meta.Write(encodeHeader(size, blockBytes, guest)); err != nil {
-		return nil, errors.Join(err, e.unlink(), e.close())
-	}
-	if e.data, err = os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o644); err != nil {
-		return nil, errors.Join(err, e.unlink(), e.close())
-	}
-	// Its size first: the file stays sparse, and tmpfs can choose huge pages.
-	if err := e.data.Truncate(size); err != nil {
-		return nil, errors.Join(err, e.unlink(), e.close())
-	}
-	return e, nil
-}
-
-func recoverEntry(d *directory, key Key) (*entry, error) {
-	if !key.valid() {
-		return nil, errMeta
-	}
-	path := d.file(key)
-	raw, err := os.ReadFile(path + metaSuffix)
-	if err != nil {
-		return nil, err
-	}
-	m, err := decodeMeta(raw)
-	if err != nil {
-		return nil, err
-	}
-	data, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		return nil, err
-	}
-	var st unix.Stat_t
-	if err := unix.Fstat(int(data.Fd()), &st); err != nil || st.Size != m.size {
-		data.Close()
-		return nil, fmt.Errorf("%w: the file has %d bytes, not %d", errMeta, st.Size, m.size)
-	}
-	e := &entry{dir: d, key: key, size: m.size, blockBytes: m.blockBytes, guest: m.guest, charged: st.Blocks * 512, data: data,
-		blocks: make([]blockState, m.count()), present: len(m.blocks), crcs: map[int]uint32{}}
-	for block, crc := range m.blocks {
-		e.blocks[block], e.crcs[int(block)] = blockUnverified, crc
-	}
-	// A torn record at the end would hide those that are appended after it.
-	if e.meta, err = rewriteMeta(path+metaSuffix, m); err != nil {
-		data.Close()
-		return nil, err
-	}
-	return e, nil
-}
-
-// rewriteMeta opens the log for appending; one that does not end cleanly is
-// written anew beside it and renamed over it.
-func rewriteMeta(path string, m meta) (*os.File, error) {
-	want := encodeHeader(m.size, m.blockBytes, m.guest)
-	for block, crc := range m.blocks {
-		want = appendRecord(want, block, crc)
-	}
-	if st, err := os.Stat(path); err != nil || st.Size() != int64(len(want)) {
-		if err := os.WriteFile(path+".tmp", want, 0o644); err != nil {
-			return nil, err
-		}
-		if err := os.Rename(path+".tmp", path); err != nil {
-			return nil, err
-		}
-	}
-	return os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
-}
-
-func (e *entry) unlink() error {
-	path := e.dir.file(e.key)
-	var errs []error
-	for _, p := range []string{path + metaSuffix, path} {
-		if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, err)
-		}
-	}
-	return errors.Join(errs...)
-}
-
-func (e *entry) close() error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	var errs []error
-	for _, f := range []*os.File{e.data, e.meta} {
-		if f != nil {
-			errs = append(errs, f.Close())
-		}
-	}
-	e.data, e.meta = nil, nil
-	return errors.Join(errs...)
-}
-
-// change describes e for OnChange; ok is false when it has no bytes to speak of.
-func (e *entry) change() (c Change, ok bool) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	c = Change{Key: e.key, Size: e.size, Complete: e.present == len(e.blocks)}
-	if !c.Complete {
-		c.Bitmap = e.bitmap(blockUnverified)
-	}
-	return c, e.present > 0 || c.Complete
-}
-
-// bitmap marks the blocks that are at least as far as min. Callers hold mu.
-func (e *entry) bitmap(min blockState) []byte {
-	out := make([]byte, (len(e.blocks)+7)/8)
-	for i, b := range e.blocks {
-		if b >= min {
-			out[i/8] |= 1 << (i % 8)
-		}
-	}
-	return out
-}
-
-// length is the size of a block; the last one may be shorter.
-func (e *entry) length(block int) int64 {
-	return min(e.blockBytes, e.size-int64(block)*e.blockBytes)
-}
+// verifyAtOnce is how many bytes Complete checks while its caller waits.
+const verifyAtOnce = 64 << 20
 
 // File is a lease on a cached file. It is safe for concurrent use until Close.
 type File struct {
@@ -200,12 +36,16 @@ func (f *File) BlockBytes() int64 { return f.e.blockBytes }
 // restart are checked first; one whose bytes are bad is missing from then on.
 func (f *File) Missing(off, n int64) []int {
 	e := f.e
-	if n <= 0 || off >= e.size {
+	end := e.size
+	if n < e.size-off {
+		end = off + n
+	}
+	off = max(off, 0)
+	if off >= end {
 		return nil
 	}
-	first, last := int(off/e.blockBytes), int((min(off+n, e.size)-1)/e.blockBytes)
 	var missing []int
-	for block := first; block <= last; block++ {
+	for block := int(off / e.blockBytes); block <= int((end-1)/e.blockBytes); block++ {
 		if !f.Has(block) {
 			missing = append(missing, block)
 		}
@@ -216,36 +56,21 @@ func (f *File) Missing(off, n int64) []int {
 // Has tells whether a block is there and verifies.
 func (f *File) Has(block int) bool {
 	e := f.e
-	e.mu.Lock()
-	state := e.blocks[block]
-	if state != blockUnverified {
-		e.mu.Unlock()
-		return state == blockPresent
+	if block < 0 || block >= len(e.blocks) {
+		return false
 	}
-	good := e.verify(block)
-	e.mu.Unlock()
-	if !good {
-		f.store.log.Warn("a cached block does not verify after a restart: fetching it again", "key", e.key, "block", block)
+	if !e.claim(block, func(s blockState) bool { return s != blockUnverified }) {
+		return e.state(block) == blockPresent
+	}
+	defer e.free(block)
+	buf, done := f.store.buffer(e.length(block))
+	defer done()
+	if e.verify(block, buf) {
+		return true
+	}
+	if e.state(block) == blockMissing {
+		f.store.log.Warn("a cached block does not verify after a restart: it is fetched again", "key", e.key, "block", block)
 		f.changed()
-	}
-	return good
-}
-
-// verify checks a recovered block and says whether it is good. Callers hold mu.
-func (e *entry) verify(block int) bool {
-	buf := make([]byte, e.length(block))
-	if e.data != nil {
-		if _, err := e.data.ReadAt(buf, int64(block)*e.blockBytes); err == nil && checksum(buf) == e.crcs[block] {
-			e.blocks[block] = blockPresent
-			delete(e.crcs, block)
-			return true
-		}
-	}
-	e.blocks[block] = blockMissing
-	e.present--
-	delete(e.crcs, block)
-	if e.meta != nil {
-		_, _ = e.meta.Write(appendRecord(nil, uint32(block)|blockGone, 0)) // else it is found bad again
 	}
 	return false
 }
@@ -253,13 +78,22 @@ func (e *entry) verify(block int) bool {
 // HasRange tells whether every block of a range is there.
 func (f *File) HasRange(off, n int64) bool { return len(f.Missing(off, n)) == 0 }
 
-// Complete tells whether every block is there and verifies.
+// Complete tells whether every block is there and verifies. A large file from
+// before a restart is verified in the background, and is not complete until then.
 func (f *File) Complete() bool {
 	e := f.e
 	e.mu.Lock()
-	whole, checked := e.present == len(e.blocks), len(e.crcs) == 0
+	whole, unverified := e.present == len(e.blocks), int64(e.unverified)*e.blockBytes
 	e.mu.Unlock()
-	return whole && (checked || f.HasRange(0, e.size))
+	switch {
+	case !whole || unverified == 0:
+		return whole
+	case unverified <= verifyAtOnce:
+		return f.HasRange(0, e.size)
+	default:
+		f.store.verifyLater(e)
+		return false
+	}
 }
 
 // Bitmap marks the blocks that are there and verified, lowest block first.
@@ -277,79 +111,58 @@ func (f *File) WriteBlock(block int, p []byte) error {
 	if block < 0 || block >= len(e.blocks) || int64(len(p)) != e.length(block) {
 		return fmt.Errorf("write block %d of cached file %s: %d bytes are not a block of it", block, e.key, len(p))
 	}
-	e.mu.Lock()
-	there := e.blocks[block] == blockPresent
-	e.mu.Unlock()
-	if there {
+	if !e.claim(block, func(s blockState) bool { return s == blockPresent }) {
 		return nil
 	}
-	cost := roundUp(int64(len(p)))
-	evicted, err := f.store.reserve(e, cost)
-	for _, gone := range evicted {
-		f.store.onChange(Change{Key: gone.key, Size: gone.size, Dropped: true})
+	defer e.free(block)
+	err := f.write(block, p)
+	if isFull(err) && f.store.makeRoom(e.dir, 2*int64(len(p))) {
+		err = f.write(block, p)
+	}
+	f.store.diskFull(e.dir, isFull(err))
+	if isFull(err) {
+		err = fmt.Errorf("%w: %w", ErrNoSpace, err)
 	}
 	if err != nil {
 		return fmt.Errorf("write block %d of cached file %s: %w", block, e.key, err)
 	}
-	wrote, err := e.write(block, p)
-	if !wrote {
-		f.store.refund(e, cost)
-	}
-	if err != nil {
-		if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-			err = fmt.Errorf("%w: %w", ErrNoSpace, err)
-		}
-		return fmt.Errorf("write block %d of cached file %s: %w", block, e.key, err)
-	}
-	if wrote {
-		f.changed()
-	}
+	f.changed()
 	return nil
 }
 
-// write puts the bytes down, then their record, then marks the block. wrote is
-// false when nothing was added to the disk.
-func (e *entry) write(block int, p []byte) (wrote bool, err error) {
-	e.mu.Lock()
-	data := e.data
-	there := e.blocks[block] == blockPresent
-	e.mu.Unlock()
-	if data == nil {
-		return false, os.ErrClosed
+// isFull tells that the disk has no room, whatever the quota says.
+func isFull(err error) bool {
+	return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)
+}
+
+// write reserves room for a claimed block and writes it.
+func (f *File) write(block int, p []byte) error {
+	e := f.e
+	taken := func() int64 {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if e.blocks[block] != blockMissing {
+			return roundUp(e.length(block))
+		}
+		return e.strays[block]
 	}
-	if there {
-		return false, nil
+	before := taken()
+	cost := max(0, roundUp(int64(len(p)))-before)
+	if err := f.store.reserve(e, cost); err != nil {
+		return err
 	}
-	// Outside the lock: writers of one block are single-flight at the worker,
-	// and two would write the same bytes.
-	if _, err := data.WriteAt(p, int64(block)*e.blockBytes); err != nil {
-		return false, err
+	err := e.write(block, p)
+	if err != nil {
+		f.store.refund(e, before+cost-taken())
 	}
-	crc := checksum(p)
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.blocks[block] == blockPresent {
-		return false, nil
-	}
-	if e.meta == nil {
-		return false, os.ErrClosed
-	}
-	if _, err := e.meta.Write(appendRecord(nil, uint32(block), crc)); err != nil {
-		return false, err
-	}
-	if e.blocks[block] == blockMissing {
-		e.present++
-	}
-	e.blocks[block] = blockPresent
-	delete(e.crcs, block)
-	return true, nil
+	return err
 }
 
 // changed tells OnChange, unless the file has been dropped meanwhile.
 func (f *File) changed() {
-	f.store.mu.Lock()
+	f.e.mu.Lock()
 	dropped := f.e.dropped
-	f.store.mu.Unlock()
+	f.e.mu.Unlock()
 	if dropped {
 		return
 	}
@@ -360,6 +173,9 @@ func (f *File) changed() {
 // ReadAt reads bytes of blocks that are there; asking for others is an error.
 func (f *File) ReadAt(p []byte, off int64) (int, error) {
 	e := f.e
+	if off < 0 {
+		return 0, fmt.Errorf("read cached file %s at %d: there is nothing before 0", e.key, off)
+	}
 	if off >= e.size {
 		return 0, io.EOF
 	}
@@ -367,7 +183,13 @@ func (f *File) ReadAt(p []byte, off int64) (int, error) {
 	if missing := f.Missing(off, int64(len(want))); len(missing) > 0 {
 		return 0, fmt.Errorf("read cached file %s at %d: block %d is not there", e.key, off, missing[0])
 	}
-	n, err := e.data.ReadAt(want, off)
+	e.mu.Lock()
+	data := e.data
+	e.mu.Unlock()
+	if data == nil {
+		return 0, os.ErrClosed
+	}
+	n, err := data.ReadAt(want, off)
 	if err == nil && n < len(p) {
 		err = io.EOF
 	}
@@ -385,16 +207,8 @@ func (f *File) Dup() (*os.File, error) {
 	return os.Open(fmt.Sprintf("/proc/self/fd/%d", f.e.data.Fd()))
 }
 
-// Close ends the lease.
+// Close ends the lease. A file that has no block by then is forgotten.
 func (f *File) Close() error {
-	f.once.Do(func() {
-		s := f.store
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		f.e.leases--
-		if f.e.dropped && f.e.leases == 0 {
-			s.release(f.e)
-		}
-	})
+	f.once.Do(func() { f.store.unlease(f.e) })
 	return nil
 }

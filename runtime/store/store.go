@@ -8,9 +8,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"sync"
 )
 
@@ -41,8 +41,10 @@ type Dir struct {
 	QuotaBytes int64
 }
 
-// Tier is a level of the store. Eviction of what may go starts when more than
-// High of a quota is used and stops at Low; both are fractions.
+// Tier is a level of the store. High and Low are fractions of a quota: guests
+// are let in up to High; owners' blocks beyond it evict guests down to Low, and
+// are let in up to the quota. Nothing evicts the owners' files: of data that is
+// read once an epoch, keeping what came first has the most hits.
 type Tier struct {
 	Medium    string
 	Dirs      []Dir
@@ -76,19 +78,25 @@ type Store struct {
 	onChange   func(Change)
 	log        *slog.Logger
 	message    string
+	buffers    sync.Pool
 
-	// mu guards all below and every directory's accounts. It is taken before a
-	// File's own lock, never after.
-	mu    sync.Mutex
-	dirs  []*directory // fast tiers first
-	files map[Key]*entry
-	// clock orders the uses of guests; the smallest goes first.
-	clock int64
+	// background verifies large files, one at a time, until stop.
+	background sync.WaitGroup
+	verifier   chan struct{}
+	stop       chan struct{}
+
+	// mu guards all below and every directory's accounts. It comes before an
+	// entry's mu and a journal's.
+	mu     sync.Mutex
+	closed bool
+	dirs   []*directory // fast tiers first
+	files  map[Key]*entry
 }
 
 // Open takes the directories, recovers what verifies in them, and forgets the rest.
 func Open(ctx context.Context, o Options) (*Store, error) {
-	s := &Store{blockBytes: o.BlockBytes, onChange: o.OnChange, log: o.Logger, files: map[Key]*entry{}}
+	s := &Store{blockBytes: o.BlockBytes, onChange: o.OnChange, log: o.Logger, files: map[Key]*entry{},
+		verifier: make(chan struct{}, 1), stop: make(chan struct{})}
 	if s.blockBytes == 0 {
 		s.blockBytes = DefaultBlockBytes
 	}
@@ -98,29 +106,73 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
+	s.buffers.New = func() any {
+		b := make([]byte, s.blockBytes)
+		return &b
+	}
 	for level, tier := range o.Tiers {
 		for _, d := range tier.Dirs {
-			dir, err := openDirectory(d, tier)
-			if err != nil {
+			if err := s.add(ctx, d, tier, level); err != nil {
 				_ = s.Close()
 				return nil, fmt.Errorf("open level %d (%s) of the cache: %w", level, tier.Medium, err)
-			}
-			s.dirs = append(s.dirs, dir)
-			if err := s.recover(ctx, dir); err != nil {
-				_ = s.Close()
-				return nil, fmt.Errorf("recover level %d (%s) of the cache: %w", level, tier.Medium, err)
-			}
-			if cut := dir.fitDisk(); cut != "" {
-				s.message = cut
-				s.log.WarnContext(ctx, "quota is larger than the disk", "message", cut)
 			}
 		}
 	}
 	return s, nil
 }
 
+func (s *Store) add(ctx context.Context, dir Dir, tier Tier, level int) error {
+	d, err := openDirectory(dir, tier, level)
+	if err != nil {
+		return err
+	}
+	s.dirs = append(s.dirs, d)
+	recovered, err := d.recover(ctx)
+	if err != nil {
+		return fmt.Errorf("recover %s: %w", d.path, err)
+	}
+	if cut := d.fitDisk(); cut != "" {
+		s.message = cut
+		s.log.WarnContext(ctx, "quota is larger than the disk", "message", cut)
+	}
+	s.mu.Lock()
+	var gone []*entry
+	for _, e := range recovered {
+		if s.files[e.key] != nil { // a slower tier has it as well
+			gone = append(gone, s.forget(e)...)
+			continue
+		}
+		s.files[e.key] = e
+		s.setIdle(e)
+	}
+	// The quota may be smaller than it was: guests go first, then the oldest.
+	used := d.used - sum(gone)
+	if used > d.quota {
+		more := s.evict(d, used-d.quota)
+		used, gone = used-sum(more), append(gone, more...)
+	}
+	for _, e := range recovered {
+		if used > d.quota && !e.dropped {
+			used -= e.charged
+			gone = append(gone, s.forget(e)...)
+		}
+	}
+	s.mu.Unlock()
+	s.bury(gone)
+	return nil
+}
+
 // Message says what keeps the store from its quotas, or is empty.
-func (s *Store) Message() string { return s.message }
+func (s *Store) Message() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range s.dirs {
+		if d.full != "" {
+			return d.full
+		}
+	}
+	return s.message
+}
 
 // BlockBytes is the unit of presence.
 func (s *Store) BlockBytes() int64 { return s.blockBytes }
@@ -161,25 +213,53 @@ func (s *Store) Acquire(key Key, size int64, guest bool) (*File, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e := s.files[key]
-	if e != nil && e.size != size {
-		return nil, fmt.Errorf("acquire cached file %s: it has %d bytes, not %d", key, e.size, size)
-	}
-	if e == nil {
-		dir := s.place(min(size, s.blockBytes))
-		if dir == nil {
-			return nil, fmt.Errorf("acquire cached file %s of %d bytes: %w", key, size, ErrNoSpace)
+	if e := s.files[key]; e != nil {
+		if e.size != size {
+			return nil, fmt.Errorf("acquire cached file %s: it has %d bytes, not %d", key, e.size, size)
 		}
-		var err error
-		if e, err = createEntry(dir, key, size, s.blockBytes, guest); err != nil {
-			return nil, fmt.Errorf("acquire cached file %s: %w", key, err)
+		f, err := s.lease(e)
+		if err == nil && e.guest && !guest {
+			e.guest = false // an owner's interest outlives a guest's
+			err = e.dir.journal.append(recordFile, false, key, uint64(size), uint64(e.blockBytes))
+			if err != nil {
+				s.log.Warn("record that a cached file is owned", "key", key, "err", err)
+			}
 		}
-		s.files[key] = e
+		if f != nil {
+			return f, nil
+		}
+		s.log.Warn("a cached file cannot be opened: it is made anew", "key", key, "err", err)
 	}
-	if !guest {
-		e.guest = false // an owner's interest outlives a guest's
+	f, err := s.create(key, size, guest)
+	if isFull(err) {
+		err = fmt.Errorf("%w: %w", ErrNoSpace, err)
 	}
-	return s.lease(e), nil
+	if err != nil {
+		return nil, fmt.Errorf("acquire cached file %s of %d bytes: %w", key, size, err)
+	}
+	return f, nil
+}
+
+// create makes an empty file and leases it. Callers hold mu.
+func (s *Store) create(key Key, size int64, guest bool) (*File, error) {
+	if s.closed {
+		return nil, os.ErrClosed
+	}
+	d := s.place(size, guest)
+	if d == nil {
+		return nil, ErrNoSpace
+	}
+	data, err := d.createData(key, size)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.journal.append(recordFile, guest, key, uint64(size), uint64(s.blockBytes)); err != nil {
+		return nil, errors.Join(err, data.Close(), os.Remove(d.file(key)))
+	}
+	e := newEntry(d, key, size, s.blockBytes, guest)
+	e.data = data
+	s.files[key] = e
+	return s.lease(e)
 }
 
 // Lookup leases the file of key if there is one.
@@ -190,13 +270,80 @@ func (s *Store) Lookup(key Key) (*File, bool) {
 	if e == nil {
 		return nil, false
 	}
-	return s.lease(e), true
+	f, err := s.lease(e)
+	if err != nil {
+		s.log.Warn("a cached file cannot be opened: it is forgotten", "key", key, "err", err)
+		return nil, false
+	}
+	return f, true
 }
 
-func (s *Store) lease(e *entry) *File {
-	s.clock++
-	e.leases, e.lastUse = e.leases+1, s.clock
-	return &File{store: s, e: e}
+// lease opens the file if it must; one that cannot be opened is forgotten.
+// Callers hold mu.
+func (s *Store) lease(e *entry) (*File, error) {
+	if e.leases == 0 {
+		s.unsetIdle(e)
+		if e.data == nil {
+			if err := e.open(); err != nil {
+				e.dir.used -= e.charged
+				e.charged = 0
+				s.forget(e)
+				return nil, err
+			}
+		}
+		e.promised = max(0, roundUp(e.size)-e.charged)
+		e.dir.promised += e.promised
+	}
+	e.leases++
+	return &File{store: s, e: e}, nil
+}
+
+// unlease ends a lease. What nobody leases holds no descriptor.
+func (s *Store) unlease(e *entry) {
+	s.mu.Lock()
+	if e.leases--; e.leases > 0 {
+		s.mu.Unlock()
+		return
+	}
+	if s.closed {
+		s.mu.Unlock()
+		if data := e.takeData(); data != nil {
+			_ = data.Close()
+		}
+		return
+	}
+	e.dir.promised -= e.promised
+	e.promised = 0
+	if _, worth := e.change(); !worth && !e.dropped {
+		s.forget(e)
+	}
+	if e.dropped {
+		s.mu.Unlock()
+		s.bury([]*entry{e})
+		return
+	}
+	s.setIdle(e)
+	data := e.takeData()
+	s.mu.Unlock()
+	if data != nil {
+		_ = data.Close()
+	}
+}
+
+// setIdle and unsetIdle keep the queue of guests that may go. Callers hold mu.
+func (s *Store) setIdle(e *entry) {
+	if e.guest {
+		e.idle = e.dir.guests.PushBack(e)
+		e.dir.guestBytes += e.charged
+	}
+}
+
+func (s *Store) unsetIdle(e *entry) {
+	if e.idle != nil {
+		e.dir.guests.Remove(e.idle)
+		e.dir.guestBytes -= e.charged
+		e.idle = nil
+	}
 }
 
 // Drop forgets a file. Its bytes go when the last lease ends; whoever holds a
@@ -204,10 +351,12 @@ func (s *Store) lease(e *entry) *File {
 func (s *Store) Drop(key Key) {
 	s.mu.Lock()
 	e := s.files[key]
+	var gone []*entry
 	if e != nil {
-		s.forget(e)
+		gone = s.forget(e)
 	}
 	s.mu.Unlock()
+	s.bury(gone)
 	if e != nil {
 		s.onChange(Change{Key: key, Size: e.size, Dropped: true})
 	}
@@ -244,10 +393,22 @@ func (s *Store) Each(f func(Change)) {
 // Close lets go of the directories. Files stay for the next Open.
 func (s *Store) Close() error {
 	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closed = true
+	close(s.stop)
+	s.mu.Unlock()
+	s.background.Wait()
+
+	s.mu.Lock()
 	defer s.mu.Unlock()
 	var errs []error
 	for _, e := range s.files {
-		errs = append(errs, e.close())
+		if data := e.takeData(); data != nil {
+			errs = append(errs, data.Close())
+		}
 	}
 	s.files = map[Key]*entry{}
 	for _, d := range s.dirs {
@@ -257,141 +418,202 @@ func (s *Store) Close() error {
 	return errors.Join(errs...)
 }
 
-// place chooses the directory for a new file: the first tier with room for n
-// bytes, in it the directory with the most room; where none has room, the one
-// with the most guests to evict. Callers hold mu.
-func (s *Store) place(n int64) *directory {
-	var best, last *directory
+// place chooses the directory for a new file: in the first tier that can take
+// the whole of it the one with the most room; where none can, the one with the
+// most room of all, if a block fits. Callers hold mu.
+func (s *Store) place(size int64, guest bool) *directory {
+	var whole, most *directory
+	block := roundUp(min(size, s.blockBytes))
 	for _, d := range s.dirs {
-		if d.quota < n {
-			continue
+		room := d.room(guest)
+		if room >= roundUp(size) && (whole == nil || whole.level == d.level && room > whole.room(guest)) {
+			whole = d
 		}
-		if d.free() >= n && (best == nil || best.medium == d.medium && d.free() > best.free()) {
-			best = d
-		}
-		if last == nil || s.guestBytes(d) > s.guestBytes(last) {
-			last = d
+		if room+d.promised >= block && (most == nil || room > most.room(guest)) {
+			most = d
 		}
 	}
-	if best != nil {
-		return best
+	if whole != nil {
+		return whole
 	}
-	if last != nil && s.guestBytes(last) > 0 {
-		return last
-	}
-	return nil
-}
-
-func (s *Store) guestBytes(d *directory) (n int64) {
-	for _, e := range s.files {
-		if e.dir == d && e.guest && e.leases == 0 {
-			n += e.charged
-		}
-	}
-	return n
+	return most
 }
 
 // reserve charges n bytes of e to its directory, evicting guests if it must.
-// Evicted files are returned for OnChange, which must be called without mu.
-func (s *Store) reserve(e *entry, n int64) (evicted []*entry, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+func (s *Store) reserve(e *entry, n int64) error {
 	d := e.dir
-	if d.used+n > int64(float64(d.quota)*d.high) {
-		evicted = s.evict(d, e, int64(float64(d.quota)*d.low)-n)
+	for tried := false; ; tried = true {
+		s.mu.Lock()
+		var gone []*entry
+		if high := d.limit(true); !e.guest && (d.used+n > high && !tried || d.used+n > d.quota) {
+			gone = s.evict(d, d.used+n-int64(float64(d.quota)*d.low))
+		}
+		if len(gone) == 0 {
+			defer s.mu.Unlock()
+			if d.used+n > d.limit(e.guest) {
+				return ErrNoSpace
+			}
+			s.charge(e, n)
+			return nil
+		}
+		s.mu.Unlock()
+		s.bury(gone)
+		s.tell(gone)
 	}
-	if d.used+n > d.quota {
-		return evicted, ErrNoSpace
-	}
-	d.used += n
-	e.charged += n
-	return evicted, nil
 }
 
-// evict forgets guests that nobody leases, the longest unused first, until at
-// most target bytes are used. Callers hold mu.
-func (s *Store) evict(d *directory, spare *entry, target int64) (out []*entry) {
-	for d.used > target {
-		var oldest *entry
-		for _, e := range s.files {
-			if e.dir == d && e != spare && e.guest && e.leases == 0 && e.charged > 0 && (oldest == nil || e.lastUse < oldest.lastUse) {
-				oldest = e
-			}
-		}
-		if oldest == nil {
-			return out
-		}
-		s.forget(oldest)
-		out = append(out, oldest)
-	}
-	return out
+// charge accounts for n more bytes of a leased e. Callers hold mu.
+func (s *Store) charge(e *entry, n int64) {
+	e.dir.used += n
+	e.charged += n
+	kept := min(max(n, 0), e.promised)
+	e.promised -= kept
+	e.dir.promised -= kept
 }
 
 func (s *Store) refund(e *entry, n int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e.dir.used -= n
-	e.charged -= n
+	s.charge(e, -n)
 }
 
-// forget takes e out of the index and unlinks it; its space is given back when
-// nobody leases it. Callers hold mu.
-func (s *Store) forget(e *entry) {
+// evict forgets guests that nobody leases, the longest unused first, until at
+// least n bytes are free once they are buried. Callers hold mu.
+func (s *Store) evict(d *directory, n int64) (gone []*entry) {
+	for front := d.guests.Front(); front != nil && n > 0; front = d.guests.Front() {
+		e := front.Value.(*entry)
+		n -= e.charged
+		gone = append(gone, s.forget(e)...)
+	}
+	return gone
+}
+
+// makeRoom evicts guests when the disk is full before the quota is.
+func (s *Store) makeRoom(d *directory, n int64) bool {
+	s.mu.Lock()
+	gone := s.evict(d, n)
+	s.mu.Unlock()
+	s.bury(gone)
+	s.tell(gone)
+	return len(gone) > 0
+}
+
+// diskFull remembers for Message whether the disk had no room.
+func (s *Store) diskFull(d *directory, full bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case !full:
+		d.full = ""
+	case d.full == "":
+		d.full = fmt.Sprintf("the disk of %s is full, with %d of the cache's %d bytes used: free or add disk, or lower the quota", d.path, d.used, d.quota)
+		s.log.Warn("a disk of the cache is full", "message", d.full)
+	}
+}
+
+// forget takes e out of the index and unlinks it, and gives it back if it can
+// be buried: nobody leases it. Callers hold mu.
+func (s *Store) forget(e *entry) []*entry {
 	if e.dropped {
+		return nil
+	}
+	e.mu.Lock()
+	e.dropped = true
+	e.mu.Unlock()
+	s.unsetIdle(e)
+	if s.files[e.key] == e {
+		delete(s.files, e.key)
+	}
+	if err := e.dir.journal.append(recordDrop, false, e.key, 0, 0); err != nil {
+		s.log.Error("record that a cached file is dropped", "key", e.key, "err", err)
+	}
+	if e.leases == 0 && e.data == nil {
+		// Freeing a large file takes long: that is for bury, without the lock.
+		if f, err := os.Open(e.dir.file(e.key)); err == nil {
+			e.data = f
+		}
+	}
+	if err := os.Remove(e.dir.file(e.key)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		s.log.Error("unlink a cached file", "key", e.key, "err", err)
+	}
+	if e.leases > 0 {
+		return nil
+	}
+	return []*entry{e}
+}
+
+// bury frees the bytes of dropped files and only then their account. Callers
+// do not hold mu.
+func (s *Store) bury(gone []*entry) {
+	for _, e := range gone {
+		if data := e.takeData(); data != nil {
+			if err := data.Close(); err != nil {
+				s.log.Error("close a cached file", "key", e.key, "err", err)
+			}
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range gone {
+		e.dir.used -= e.charged
+		e.charged = 0
+	}
+}
+
+func (s *Store) tell(dropped []*entry) {
+	for _, e := range dropped {
+		s.onChange(Change{Key: e.key, Size: e.size, Dropped: true})
+	}
+}
+
+func sum(entries []*entry) (n int64) {
+	for _, e := range entries {
+		n += e.charged
+	}
+	return n
+}
+
+// verifyLater checks the recovered blocks of a file in the background.
+func (s *Store) verifyLater(e *entry) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || e.verifying || e.dropped {
 		return
 	}
-	e.dropped = true
-	delete(s.files, e.key)
-	if err := e.unlink(); err != nil {
-		s.log.Error("unlink cached file", "key", e.key, "error", err)
-	}
-	if e.leases == 0 {
-		s.release(e)
-	}
-}
-
-// release gives the space of a dropped file back. Callers hold mu.
-func (s *Store) release(e *entry) {
-	e.dir.used -= e.charged
-	e.charged = 0
-	if err := e.close(); err != nil {
-		s.log.Error("close cached file", "key", e.key, "error", err)
-	}
-}
-
-// recover reads what a former process left in a directory.
-func (s *Store) recover(ctx context.Context, d *directory) error {
-	shards, err := os.ReadDir(d.data)
+	f, err := s.lease(e)
 	if err != nil {
-		return err
+		return
 	}
-	for _, shard := range shards {
-		if err := ctx.Err(); err != nil {
-			return err
+	e.verifying = true
+	s.background.Go(func() {
+		defer f.Close()
+		defer func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			e.verifying = false
+		}()
+		select {
+		case s.verifier <- struct{}{}:
+		case <-s.stop:
+			return
 		}
-		names, err := os.ReadDir(filepath.Join(d.data, shard.Name()))
-		if err != nil {
-			return err
-		}
-		for _, name := range names {
-			key, isMeta := trimSuffix(name.Name(), metaSuffix)
-			if !isMeta {
-				// Bytes without metadata are of a file that was being made.
-				if _, err := os.Stat(filepath.Join(d.data, shard.Name(), name.Name()+metaSuffix)); err == nil {
-					continue
-				}
-			} else if e, err := recoverEntry(d, Key(key)); err == nil && s.files[e.key] == nil {
-				s.files[e.key] = e
-				d.used += e.charged
-				continue
-			} else if err == nil {
-				_ = e.close()
+		defer func() { <-s.verifier }()
+		for block := range e.blocks {
+			select {
+			case <-s.stop:
+				return
+			default:
+				f.Has(block)
 			}
-			if err := os.RemoveAll(filepath.Join(d.data, shard.Name(), name.Name())); err != nil {
-				return fmt.Errorf("remove what does not verify: %w", err)
-			}
-			_ = os.Remove(filepath.Join(d.data, shard.Name(), key))
 		}
+	})
+}
+
+// buffer has n bytes, until done.
+func (s *Store) buffer(n int64) (p []byte, done func()) {
+	if n < s.blockBytes/4 || n > s.blockBytes {
+		return make([]byte, n), func() {}
 	}
-	return nil
+	b := s.buffers.Get().(*[]byte)
+	return (*b)[:n], func() { s.buffers.Put(b) }
 }

@@ -98,7 +98,7 @@ func check(t *testing.T, s *store.Store, k store.Key, size int64) {
 func onDisk(t *testing.T, dir string) (n int64) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || strings.HasSuffix(path, ".meta") || d.Name() == "lock" {
+		if err != nil || d.IsDir() || d.Name() == "journal" || d.Name() == "lock" {
 			return err
 		}
 		var st unix.Stat_t
@@ -205,11 +205,12 @@ func TestFlippedBitsAreAMissAndNeverServed(t *testing.T) {
 	check(t, s, key(7), size)
 }
 
-func TestDamagedMetadataLosesTheFileNotTheStore(t *testing.T) {
+func TestADamagedJournalIsAMissNotAFailure(t *testing.T) {
 	for name, damage := range map[string]func([]byte) []byte{
-		"header":      func(b []byte) []byte { b[9] ^= 1; return b },
-		"empty":       func([]byte) []byte { return nil },
-		"torn record": func(b []byte) []byte { return b[:len(b)-3] },
+		"another format": func(b []byte) []byte { b[0] ^= 1; return b },
+		"empty":          func([]byte) []byte { return nil },
+		"torn record":    func(b []byte) []byte { return b[:len(b)-3] },
+		"flipped bit":    func(b []byte) []byte { b[len(b)-60] ^= 4; return b },
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -218,7 +219,7 @@ func TestDamagedMetadataLosesTheFileNotTheStore(t *testing.T) {
 				t.Fatal(err)
 			}
 			s.Close()
-			path := filepath.Join(dir, "millrace-v1", "00", string(key(1))+".meta")
+			path := filepath.Join(dir, "millrace-v1", "journal")
 			raw, err := os.ReadFile(path)
 			if err != nil {
 				t.Fatal(err)
@@ -231,6 +232,9 @@ func TestDamagedMetadataLosesTheFileNotTheStore(t *testing.T) {
 				t.Fatal(err)
 			}
 			check(t, s, key(1), 2*block)
+			if used, _ := s.Usage(); used != onDisk(t, dir) {
+				t.Errorf("used %d, on disk %d", used, onDisk(t, dir))
+			}
 			s.Close()
 			check(t, open(t, dir, 1<<30, nil), key(1), 2*block)
 		})

@@ -1,0 +1,327 @@
+package store_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/millrace/millrace/runtime/store"
+)
+
+func descriptors(t *testing.T) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}
+
+func tmpfs(t *testing.T, size string) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
+		t.Fatalf("mount a small tmpfs (root is needed): %v", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	return dir
+}
+
+func has(s *store.Store, i int) bool {
+	f, ok := s.Lookup(key(i))
+	if ok {
+		f.Close()
+	}
+	return ok
+}
+
+func TestFilesThatNobodyLeasesHoldNoDescriptor(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir, 1<<30, nil)
+	before := descriptors(t)
+	for i := range 300 {
+		if err := fill(s, key(i), 100, i%2 == 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if now := descriptors(t); now > before+3 {
+		t.Errorf("%d descriptors for 300 files", now-before)
+	}
+	s.Close()
+	s = open(t, dir, 1<<30, nil)
+	if now := descriptors(t); now > before+3 {
+		t.Errorf("%d descriptors for 300 recovered files", now-before)
+	}
+}
+
+func TestGuestsStayBelowHighAndDoNotDisplaceEachOther(t *testing.T) {
+	s := open(t, t.TempDir(), 20*block, nil) // high is 19 blocks
+	admitted := 0
+	for i := range 30 {
+		err := fill(s, key(i), block, true)
+		if err == nil {
+			admitted++
+		} else if !errors.Is(err, store.ErrNoSpace) {
+			t.Fatal(err)
+		}
+	}
+	if admitted != 19 || !has(s, 0) || !has(s, 18) || has(s, 19) {
+		t.Errorf("%d guests were admitted", admitted)
+	}
+	if err := fill(s, key(100), block, false); err != nil {
+		t.Errorf("an owner's block found no room among guests: %v", err)
+	}
+	if used, _ := s.Usage(); used > 14*block+100 {
+		t.Errorf("used %d after eviction, low is %d", used, 14*block)
+	}
+}
+
+func TestAFileThatNeverGotABlockLeavesNothing(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir, 1<<30, nil)
+	f, err := s.Acquire(key(1), 100, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	if _, err := os.Stat(filepath.Join(dir, "millrace-v1", "00", string(key(1)))); !os.IsNotExist(err) {
+		t.Errorf("its file: %v", err)
+	}
+	if has(s, 1) {
+		t.Error("it is still there")
+	}
+}
+
+func TestASmallerQuotaAfterARestartIsObeyed(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir, 20*block, nil)
+	for i := range 16 {
+		if err := fill(s, key(i), block, i%2 == 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.Close()
+	s = open(t, dir, 5*block, nil)
+	used, quota := s.Usage()
+	if used > quota || used != onDisk(t, dir) || used < 4*block {
+		t.Errorf("used %d of %d, on disk %d", used, quota, onDisk(t, dir))
+	}
+	s.Each(func(c store.Change) { check(t, s, c.Key, block) })
+}
+
+func TestTheNextTierTakesWhatTheFirstCannotHold(t *testing.T) {
+	s, err := store.Open(t.Context(), store.Options{BlockBytes: block, Tiers: []store.Tier{
+		{Medium: "MEM", Dirs: []store.Dir{{Path: t.TempDir(), QuotaBytes: 4 * block}}},
+		{Medium: "SSD", Dirs: []store.Dir{{Path: t.TempDir(), QuotaBytes: 8 * block}, {Path: t.TempDir(), QuotaBytes: 20 * block}}},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	for i, size := range []int64{3 * block, 10 * block, 9 * block, block} {
+		if err := fill(s, key(i), size, false); err != nil {
+			t.Fatalf("file %d: %v", i, err)
+		}
+	}
+	var got []int64
+	for _, tier := range s.Tiers() {
+		got = append(got, tier.UsedBytes/block)
+	}
+	if fmt.Sprint(got) != "[4 0 19]" {
+		t.Errorf("blocks in the directories: %v", got)
+	}
+	// Two large files at once do not both count on the same room.
+	a, err := s.Acquire(key(10), 8*block, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	if _, err := s.Acquire(key(11), 8*block, false); err != nil {
+		t.Errorf("a file larger than what is left is cached in part: %v", err)
+	}
+}
+
+func TestAFullDiskEvictsGuestsAndSaysSo(t *testing.T) {
+	dir := tmpfs(t, "1m")
+	s := open(t, dir, 12*block, nil)
+	for i := range 10 {
+		if err := fill(s, key(i), block, true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Somebody else takes the rest of the disk.
+	foreign, err := os.Create(filepath.Join(dir, "foreign"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer foreign.Close()
+	if err := unix.Fallocate(int(foreign.Fd()), 0, 0, 4*block); err != nil {
+		t.Fatal(err)
+	}
+	if err := fill(s, key(100), 4*block, false); err != nil {
+		t.Fatalf("an owner's blocks found no room on a disk full of guests: %v", err)
+	}
+	check(t, s, key(100), 4*block)
+	err = fill(s, key(101), 100*block, false)
+	if !errors.Is(err, store.ErrNoSpace) {
+		t.Errorf("error %v", err)
+	}
+	if used, _ := s.Usage(); used != onDisk(t, dir)-4*block {
+		t.Errorf("used %d, on disk %d", used, onDisk(t, dir)-4*block)
+	}
+}
+
+func TestADiskThatIsFullBeforeTheQuotaIsNamed(t *testing.T) {
+	dir := tmpfs(t, "1m")
+	s := open(t, dir, 14*block, nil)
+	foreign := filepath.Join(dir, "foreign")
+	if err := os.WriteFile(foreign, make([]byte, 10*block), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := fill(s, key(1), 8*block, false); !errors.Is(err, store.ErrNoSpace) {
+		t.Errorf("error %v", err)
+	}
+	if s.Message() == "" {
+		t.Error("nothing is said of the full disk")
+	}
+	if err := os.Remove(foreign); err != nil {
+		t.Fatal(err)
+	}
+	if err := fill(s, key(1), 8*block, false); err != nil || s.Message() != "" {
+		t.Errorf("when there is room again: %v, message %q", err, s.Message())
+	}
+	check(t, s, key(1), 8*block)
+	if used, _ := s.Usage(); used != 8*block {
+		t.Errorf("used %d", used)
+	}
+}
+
+func TestWritersOfOneBlockChargeItOnce(t *testing.T) {
+	s := open(t, t.TempDir(), 1<<30, nil)
+	f, err := s.Acquire(key(1), block, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			if err := f.WriteBlock(0, content(key(1), block)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if used, _ := s.Usage(); used != block {
+		t.Errorf("used %d", used)
+	}
+}
+
+func TestALargeFileIsVerifiedInTheBackgroundAfterARestart(t *testing.T) {
+	dir := t.TempDir()
+	const size = 80 << 20
+	s := open(t, dir, 1<<30, nil)
+	if err := fill(s, key(1), size, false); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	s = open(t, dir, 1<<30, nil)
+	f, ok := s.Lookup(key(1))
+	if !ok {
+		t.Fatal("the file is gone")
+	}
+	defer f.Close()
+	if f.Complete() {
+		t.Error("opening the file waited until all of it was verified")
+	}
+	for deadline := time.Now().Add(20 * time.Second); !f.Complete(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it is not verified in time")
+		}
+	}
+	check(t, s, key(1), size)
+}
+
+func TestALeaseThatOutlivesTheStoreTouchesNothing(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir, 1<<30, nil)
+	if err := fill(s, key(1), block, false); err != nil {
+		t.Fatal(err)
+	}
+	whole, _ := s.Lookup(key(1))
+	empty, err := s.Acquire(key(2), block, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	again := open(t, dir, 1<<30, nil)
+	if err := empty.WriteBlock(0, content(key(2), block)); err == nil {
+		t.Error("a block was written into a closed store")
+	}
+	whole.Close()
+	empty.Close()
+	check(t, again, key(1), block)
+}
+
+// BenchmarkRecover opens a store of many small files.
+func BenchmarkRecover(b *testing.B) {
+	dir := b.TempDir()
+	o := store.Options{Tiers: []store.Tier{{Dirs: []store.Dir{{Path: dir, QuotaBytes: 1 << 40}}}}}
+	s, err := store.Open(b.Context(), o)
+	if err != nil {
+		b.Fatal(err)
+	}
+	const files = 20000
+	start := time.Now()
+	for i := range files {
+		if err := fill(s, store.Key(fmt.Sprintf("%08x%024x", uint32(i)*2654435761, i)), 100, false); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(files/time.Since(start).Seconds(), "creates/s")
+	s.Close()
+	for b.Loop() {
+		s, err := store.Open(b.Context(), o)
+		if err != nil {
+			b.Fatal(err)
+		}
+		s.Close()
+	}
+	b.ReportMetric(files*float64(b.N)/b.Elapsed().Seconds(), "files/s")
+}
+
+func BenchmarkWriteBlock(b *testing.B) {
+	s, err := store.Open(b.Context(), store.Options{Tiers: []store.Tier{{Dirs: []store.Dir{{Path: b.TempDir(), QuotaBytes: 1 << 40}}}}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	p := content(key(1), store.DefaultBlockBytes)
+	f, err := s.Acquire(key(1), 256*store.DefaultBlockBytes, false)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.SetBytes(int64(len(p)))
+	i := 0
+	for b.Loop() {
+		if i == f.Blocks() {
+			s.Drop(f.Key())
+			f.Close()
+			if f, err = s.Acquire(key(1), 256*store.DefaultBlockBytes, false); err != nil {
+				b.Fatal(err)
+			}
+			i = 0
+		}
+		if err := f.WriteBlock(i, p); err != nil {
+			b.Fatal(err)
+		}
+		i++
+	}
+	f.Close()
+}
