@@ -218,16 +218,15 @@ func (f *file) block(ctx context.Context, i int64, patient bool) (*block, error)
 // this one: each time it comes to where it was expected, the window doubles.
 func (f *file) readAhead(ctx context.Context, off, n int64) {
 	f.mu.Lock()
-	first := off / blockBytes
-	last := (off + n - 1) / blockBytes
+	first, last := off/blockBytes, (off+n-1)/blockBytes
 	switch {
-	case last < f.next && first >= f.next-maxWindow: // within what was read or a little before it
-	case first == f.next || last == f.next:
+	case last < f.next && first >= f.next-maxWindow: // in what was read lately
+	case first >= f.next-1 && first <= f.next+f.window:
 		f.window = min(max(2*f.window, 1), maxWindow, max(1, f.r.cfg.MemoryBytes/blockBytes/2))
+		f.next = last + 1
 	default:
-		f.window = 0
+		f.window, f.next = 0, last+1
 	}
-	f.next = last + 1
 	from, to := f.next, min(f.next+f.window, (f.size+blockBytes-1)/blockBytes)
 	f.mu.Unlock()
 	for i := from; i < to; i++ {

@@ -16,8 +16,10 @@ const (
 	dialTimeout = 2 * time.Second
 	// maxIdle is how many unused connections to one peer are kept.
 	maxIdle = 8
-	// suspectFor is for how long a peer that failed is left alone.
+	// suspectFor is for how long a peer that failed is left alone; twice as long
+	// each time it fails again, up to maxSuspect.
 	suspectFor = 3 * time.Second
+	maxSuspect = time.Minute
 	// minRate in bytes a second is below what any network of a cache gives.
 	minRate = 1 << 20
 )
@@ -40,7 +42,12 @@ type Client struct {
 	mu      sync.Mutex
 	closed  bool
 	idle    map[string][]*clientConn
-	suspect map[string]time.Time // until when
+	suspect map[string]suspicion
+}
+
+type suspicion struct {
+	until time.Time
+	last  time.Duration
 }
 
 type clientConn struct {
@@ -58,7 +65,7 @@ func NewClient(opts ClientOptions) *Client {
 	}
 	return &Client{
 		opts: opts, dialer: net.Dialer{Timeout: min(dialTimeout, opts.Silence), KeepAlive: 30 * time.Second},
-		idle: map[string][]*clientConn{}, suspect: map[string]time.Time{},
+		idle: map[string][]*clientConn{}, suspect: map[string]suspicion{},
 	}
 }
 
@@ -100,12 +107,7 @@ func (c *Client) dropLocked(addr string) {
 func (c *Client) Suspect(addr string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	until, ok := c.suspect[addr]
-	if ok && time.Now().After(until) {
-		delete(c.suspect, addr)
-		return false
-	}
-	return ok
+	return time.Now().Before(c.suspect[addr].until)
 }
 
 // Fetch reads the range r from the peer at addr into dst, which has r.N bytes.
@@ -153,7 +155,12 @@ func (c *Client) failed(ctx context.Context, addr string, err error) error {
 		return ctx.Err()
 	}
 	c.mu.Lock()
-	c.suspect[addr] = time.Now().Add(c.opts.SuspectFor)
+	s := suspicion{last: c.opts.SuspectFor}
+	if old, again := c.suspect[addr]; again {
+		s.last = max(s.last, min(2*old.last, maxSuspect))
+	}
+	s.until = time.Now().Add(s.last)
+	c.suspect[addr] = s
 	c.dropLocked(addr)
 	c.mu.Unlock()
 	if !errors.Is(err, ErrPeer) {
@@ -191,6 +198,7 @@ func (c *Client) put(addr string, conn *clientConn) {
 		return
 	}
 	c.idle[addr] = append(c.idle[addr], conn)
+	delete(c.suspect, addr)
 }
 
 // exchange sends a request and takes in the answer. begun tells that a part of

@@ -113,3 +113,13 @@ func (b Bitmap) Has(i int64) bool { return i>>3 < int64(len(b)) && b[i>>3]&(1<<(
 
 // Set marks block i.
 func (b Bitmap) Set(i int64) { b[i>>3] |= 1 << (i & 7) }
+
+// Full tells whether the first n blocks are there.
+func (b Bitmap) Full(n int64) bool {
+	for _, eight := range b[:n/8] {
+		if eight != 0xff {
+			return false
+		}
+	}
+	return n%8 == 0 || b[n/8]&(1<<(n%8)-1) == 1<<(n%8)-1
+}

@@ -141,6 +141,9 @@ func TestADescriptorIsPassedAndItsBlocksArePresentOnceEnsured(t *testing.T) {
 	if err := f.Ensure(t.Context(), 2*localBlock, 10*localBlock); err != nil || !f.Has(0, size) {
 		t.Errorf("beyond the end: %v", err)
 	}
+	if !f.Complete() {
+		t.Error("a file whose blocks all came is not complete")
+	}
 	got := make([]byte, size)
 	if _, err := f.File().ReadAt(got, 0); err != nil || !bytes.Equal(got, s.data) {
 		t.Errorf("wrong bytes: %v", err)
@@ -168,6 +171,21 @@ func TestADescriptorIsPassedAndItsBlocksArePresentOnceEnsured(t *testing.T) {
 	f.Close()
 	if _, err := l.Open(t.Context(), object("x", size), 0); !errors.Is(err, ErrPeer) {
 		t.Errorf("open at a dead worker: %v", err)
+	}
+}
+
+func TestABitmapIsFullWhenEveryBlockIsSet(t *testing.T) {
+	for _, n := range []int64{0, 1, 7, 8, 9, 16, 20} {
+		b := make(Bitmap, BitmapBytes(n, 1))
+		for i := range n {
+			if b.Full(n) || b.Has(i) {
+				t.Errorf("full with %d of %d", i, n)
+			}
+			b.Set(i)
+		}
+		if !b.Full(n) {
+			t.Errorf("not full with all of %d", n)
+		}
 	}
 }
 

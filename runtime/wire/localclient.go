@@ -319,6 +319,7 @@ func (f *LocalFile) Ensure(ctx context.Context, off, n int64) error {
 	for i := off / f.block; i*f.block < off+n && !f.complete; i++ {
 		f.present.Set(i)
 	}
+	f.complete = f.complete || f.present.Full((f.size+f.block-1)/f.block)
 	return nil
 }
 

@@ -28,7 +28,7 @@ const (
 	// sendChunk is the most that one sendfile call moves, so that the write
 	// deadline is looked at often enough.
 	sendChunk = 4 << 20
-	maxConns  = 1024
+	maxConns  = 4096
 )
 
 // Content is a stretch of a cached file, leased until Close.

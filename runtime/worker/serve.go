@@ -166,11 +166,12 @@ func (h *handle) Ensure(ctx context.Context, off, n int64) error {
 }
 
 // readAhead keeps a sequential reader from waiting: each time it comes to where
-// it was expected, the window doubles.
+// it was expected, the window doubles. Its reads may overtake each other, as
+// several threads of a FUSE server make them.
 func (h *handle) readAhead(off, n int64) {
 	block := h.BlockBytes()
 	h.mu.Lock()
-	sequential := off <= h.next && off+n > h.next-block || off == h.next
+	sequential := off+n > h.next-block && off <= h.next+h.window*block
 	if !sequential {
 		h.window, h.next = 0, (off+n+block-1)/block*block
 		h.mu.Unlock()

@@ -1,0 +1,119 @@
+package reader_test
+
+import (
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/millrace/millrace/runtime/fuse"
+	"github.com/millrace/millrace/runtime/reader"
+)
+
+// The ways of 256 MiB in reads of 1 MiB. Compare within one run: a miss with a
+// copy of the same file, a remote hit with wire's BenchmarkRawSendfile.
+const benchBytes = 256 * mib
+
+func benchScene(b *testing.B) *scene {
+	s := newScene(b, nil)
+	s.put("f", content("f", benchBytes))
+	return s
+}
+
+func drain(b *testing.B, f fuse.File) {
+	b.Helper()
+	p := make([]byte, mib)
+	for off := int64(0); off < benchBytes; off += mib {
+		if _, err := f.ReadAt(b.Context(), p, off); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func benchRead(b *testing.B, s *scene, r *reader.Reader) {
+	b.SetBytes(benchBytes)
+	for b.Loop() {
+		f := s.open(r, "f")
+		drain(b, f)
+		f.Close()
+	}
+}
+
+func BenchmarkCopy(b *testing.B) {
+	s := benchScene(b)
+	b.SetBytes(benchBytes)
+	for b.Loop() {
+		from, err := os.Open(filepath.Join(s.dir, "f"))
+		if err != nil {
+			b.Fatal(err)
+		}
+		to, err := os.Create(filepath.Join(b.TempDir(), "f"))
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, make([]byte, mib)); err != nil {
+			b.Fatal(err)
+		}
+		from.Close()
+		to.Close()
+		os.Remove(to.Name())
+	}
+}
+
+func BenchmarkMissByTheLocalWorker(b *testing.B) {
+	b.SetBytes(benchBytes)
+	for b.Loop() {
+		b.StopTimer()
+		s := benchScene(b)
+		stop := s.worker("a", 1<<30)
+		r := s.reader("a", nil)
+		b.StartTimer()
+		f := s.open(r, "f")
+		drain(b, f)
+		f.Close()
+		b.StopTimer()
+		r.Close()
+		stop()
+		os.RemoveAll(s.dir)
+		b.StartTimer()
+	}
+}
+
+func BenchmarkMissByARemoteOwner(b *testing.B) {
+	b.SetBytes(benchBytes)
+	for b.Loop() {
+		b.StopTimer()
+		s := benchScene(b)
+		stop := s.worker("a", 1<<30)
+		r := s.reader("", nil)
+		b.StartTimer()
+		f := s.open(r, "f")
+		drain(b, f)
+		f.Close()
+		b.StopTimer()
+		r.Close()
+		stop()
+		os.RemoveAll(s.dir)
+		b.StartTimer()
+	}
+}
+
+func BenchmarkLocalHit(b *testing.B) {
+	s := benchScene(b)
+	s.worker("a", 1<<30)
+	r := s.reader("a", nil)
+	f := s.open(r, "f")
+	drain(b, f)
+	f.Close()
+	benchRead(b, s, r)
+}
+
+func BenchmarkRemoteHit(b *testing.B) {
+	s := benchScene(b)
+	s.worker("a", 1<<30)
+	r := s.reader("", func(c *reader.Config) { c.MemoryBytes = 16 * block })
+	f := s.open(r, "f")
+	drain(b, f)
+	f.Close()
+	benchRead(b, s, r)
+}
