@@ -231,7 +231,11 @@ func (r *Reconciler) observeJob(ctx context.Context, s *scope) (flow.Outcome, er
 	}
 	switch end := jobEnd(s.job); {
 	case end == nil:
-		s.execute()
+		why, err := r.lastWords(ctx, s.job)
+		if err != nil {
+			return flow.Outcome{}, err
+		}
+		s.execute(why)
 		return flow.Continue(), nil
 	case end.Type == batchv1.JobFailed:
 		why, err := r.lastWords(ctx, s.job)
@@ -244,7 +248,7 @@ func (r *Reconciler) observeJob(ctx context.Context, s *scope) (flow.Outcome, er
 		s.fail(contract.EventDataLoadJobFailed, why)
 		return flow.Wait(), nil
 	case heard && (!known || load.Phase == contract.LoadRunning) && time.Since(end.LastTransitionTime.Time) < lastNews:
-		s.execute()
+		s.execute("")
 		return flow.WaitFor(500 * time.Millisecond), nil
 	default:
 		s.complete()
@@ -262,8 +266,11 @@ func jobEnd(job *batchv1.Job) *batchv1.JobCondition {
 	return nil
 }
 
-// lastWords is what the last loader that failed said.
+// lastWords is what the last loader that failed said; "" if none did.
 func (r *Reconciler) lastWords(ctx context.Context, job *batchv1.Job) (string, error) {
+	if job.Status.Failed == 0 {
+		return "", nil
+	}
 	pods := &corev1.PodList{}
 	if err := r.List(ctx, pods, client.InNamespace(job.Namespace), client.MatchingLabels{batchv1.JobNameLabel: job.Name}); err != nil {
 		return "", fmt.Errorf("list pods of job %s: %w", job.Name, err)

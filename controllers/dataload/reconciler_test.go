@@ -249,7 +249,7 @@ func TestDataLoadWaitsForItsDatasetAndRunsToItsEnd(t *testing.T) {
 	w.master.say(w.key("training"), contract.LoadSummary{ID: string(dl.UID), Phase: contract.LoadComplete, BytesTotal: 1000, BytesDone: 1000, FilesTotal: 10, FilesDone: 10})
 	w.says(dl, datav1alpha1.PhaseComplete, datav1alpha1.OperationComplete, "loaded 1000.00B in 10 files")
 	w.event(dl, contract.EventDataLoadJobComplete)
-	if p := dl.Status.Progress; p.Percent != "100.0%" || p.BytesDone != 1000 || p.FilesDone != 10 || p.ETA != "" {
+	if p := dl.Status.Progress; p.Percent != "100.0%" || p.BytesDone != 1000 || p.FilesDone != 10 || p.ETA != "" || p.BytesPerSecond != 1000 {
 		t.Errorf("progress at the end: %+v", p)
 	}
 	if dl.Status.Duration != "1s" {
@@ -272,6 +272,10 @@ func TestFailedLoadSaysWhatItsLoaderSaid(t *testing.T) {
 		ExitCode: contract.LoadExitHopeless, Message: "/nowhere does not exist\n", FinishedAt: metav1.Now(), StartedAt: metav1.Now(),
 	}}}}
 	w.must(w.Status().Update(t.Context(), pod))
+	w.must(w.Get(t.Context(), client.ObjectKeyFromObject(job), job))
+	job.Status.Failed = 1
+	w.must(w.Status().Update(t.Context(), job))
+	w.says(dl, datav1alpha1.PhaseExecuting, datav1alpha1.OperationReady, "an earlier try failed: /nowhere does not exist")
 	w.ends(job, batchv1.JobFailed)
 	w.says(dl, datav1alpha1.PhaseFailed, datav1alpha1.OperationFailed, "DataLoadJobFailed /nowhere does not exist")
 	w.event(dl, contract.EventDataLoadJobFailed)

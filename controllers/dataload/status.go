@@ -60,14 +60,18 @@ func (s *scope) start(message string) {
 	if !s.started() {
 		s.send(corev1.EventTypeNormal, contract.EventDataLoadJobStarted, message)
 	}
-	s.execute()
+	s.execute("")
 }
 
-// execute says that the loader is at work.
-func (s *scope) execute() {
+// execute says that the loader is at work, and why an earlier try of it failed.
+func (s *scope) execute(failure string) {
 	status := &s.load.Status
 	status.Phase, status.Duration = datav1alpha1.PhaseExecuting, unfinishedDuration
-	conditions.True(&status.Conditions, s.load.Generation, datav1alpha1.OperationReady, reasonRunning, fmt.Sprintf("Job %s is loading", contract.LoaderJobName(s.load.Name)))
+	message := fmt.Sprintf("Job %s is loading", contract.LoaderJobName(s.load.Name))
+	if failure != "" {
+		message += "; an earlier try failed: " + failure
+	}
+	conditions.True(&status.Conditions, s.load.Generation, datav1alpha1.OperationReady, reasonRunning, message)
 }
 
 // complete says that everything asked for is cached: that is what exit code 0
@@ -78,6 +82,7 @@ func (s *scope) complete() {
 	status.Phase, status.Duration = datav1alpha1.PhaseComplete, took.String()
 	if p := status.Progress; p != nil {
 		p.BytesDone, p.FilesDone, p.Percent, p.ETA = p.BytesTotal, p.FilesTotal, bytesize.Percent(p.BytesTotal, p.BytesTotal, true), ""
+		p.BytesPerSecond = int64(float64(p.BytesTotal) / took.Seconds()) // the average, now that there is no "lately"
 	}
 	message := fmt.Sprintf("loaded in %s", took)
 	if p := status.Progress; p != nil {
