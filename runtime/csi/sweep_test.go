@@ -91,8 +91,7 @@ func TestAPodThatHasEndedClaimsNothing(t *testing.T) {
 }
 
 func TestWhatWasLeftWhileThePluginWasDownIsSweptAtStart(t *testing.T) {
-	var s *station
-	s = start(t, func(c *csi.Config) {
+	s := start(t, func(c *csi.Config) {
 		early := &station{t: t, root: c.MountRoot}
 		early.mountDead(filepath.Join(early.sidecarDir("old"), "cache-fuse"))
 		early.mountDead(early.fusePath())

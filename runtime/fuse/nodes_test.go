@@ -2,6 +2,7 @@ package fuse
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -185,7 +186,7 @@ func TestAPinnedFileIsNotGivenForAnotherVersion(t *testing.T) {
 
 func TestAFileOfAnotherVersionThanLookedUpIsStale(t *testing.T) {
 	s, _, files := newShelf(t)
-	if _, err := files.open(t.Context(), 7, fileNode(7, "v0")); err != syscall.ESTALE {
+	if _, err := files.open(t.Context(), 7, fileNode(7, "v0")); !errors.Is(err, syscall.ESTALE) {
 		t.Errorf("open: %v, want ESTALE", err)
 	}
 	if s.open != 0 || len(files.byNode) != 0 {
