@@ -22,9 +22,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	awss3 "github.com/aws/aws-sdk-go-v2/service/s3"
 	"golang.org/x/sys/unix"
 
 	"github.com/millrace/millrace/apis/contract"
+	"github.com/millrace/millrace/runtime/source/sourcetest/s3server"
 )
 
 // binary is the cache command, built once for all tests.
@@ -558,4 +562,60 @@ func TestAMountThatIsBrokenDoesNotTouchTheOthers(t *testing.T) {
 	if err, message := e.load("all"); err == nil || !strings.Contains(message, "mount /") {
 		t.Errorf("a load of all: %v, %q", err, message)
 	}
+}
+
+func TestASourceThatGoesDownAndComesBack(t *testing.T) {
+	server := s3server.Start(t)
+	admin := awss3.New(awss3.Options{
+		BaseEndpoint: aws.String(server.Endpoint), UsePathStyle: true, Region: "us-east-1",
+		Credentials: credentials.NewStaticCredentialsProvider(s3server.AccessKey, s3server.SecretKey, ""),
+	})
+	if _, err := admin.CreateBucket(t.Context(), &awss3.CreateBucketInput{Bucket: aws.String("data")}); err != nil {
+		t.Fatal(err)
+	}
+	want := sums{}
+	for name, size := range map[string]int{"one": 100_000, "deep/er/two": 3 << 20, "empty": 0} {
+		data := bytes.Repeat([]byte(name), size/len(name))
+		_, err := admin.PutObject(t.Context(), &awss3.PutObjectInput{Bucket: aws.String("data"), Key: aws.String(name), Body: bytes.NewReader(data)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum := sha256.Sum256(data)
+		want[name] = hex.EncodeToString(sum[:])
+	}
+	server.Down(t)
+	e := newEngine(t, 1)
+	keys := filepath.Join(e.dir, "keys")
+	if err := os.WriteFile(keys, []byte("not the key"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	id := filepath.Join(e.dir, "id")
+	if err := os.WriteFile(id, []byte(s3server.AccessKey), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	e.config.Mounts = []contract.MountConfig{{
+		MountPoint: "s3://data", Path: "/", Options: map[string]string{"endpoint": server.Endpoint, "region": "us-east-1"},
+		EncryptOptions: map[string]string{"aws.accessKeyId": id, "aws.secretKey": keys},
+	}}
+	e.startMaster()
+	e.startWorker(0, "1Gi")
+	e.startClient()
+	reason := func(want string) {
+		t.Helper()
+		e.until("the mount is "+want, func(s *contract.Summary) bool {
+			return strings.Contains(s.Mounts[0].Message, "s3://data") && s.Mounts[0].Reason == want || s.Mounts[0].Ready && want == contract.MountReady
+		})
+	}
+	reason(contract.MountUnavailable)
+	server.Up(t)
+	reason(contract.MountDenied)
+	if err := os.WriteFile(keys, []byte(s3server.SecretKey), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	reason(contract.MountReady)
+	if err, message := e.load("all"); err != nil {
+		t.Fatalf("load: %v, %q", err, message)
+	}
+	server.Down(t)
+	e.check(want)
 }
