@@ -22,7 +22,7 @@ import (
 const (
 	recordBytes = 40
 
-	recordFormat = 'J' // the first record; a is the version
+	recordFormat = 'J' // the first record, unless there is none; a is the version
 	recordFile   = 'F' // a file came or changed its flags; a is its size, b that of its blocks
 	recordBlock  = 'B' // block a was written; b is the CRC of its bytes
 	recordGone   = 'G' // block a was found bad
@@ -205,9 +205,11 @@ func (j *journal) rewrite(files map[Key]*meta) error {
 	if err != nil {
 		return err
 	}
-	records := 1
+	records := 0
 	w := bufio.NewWriterSize(f, 1<<20)
-	_, err = w.Write(appendFormat(nil))
+	if len(files) > 0 {
+		records, err = 1, writeAll(w, appendFormat(nil))
+	}
 	var buf []byte
 	for key, m := range files {
 		if err != nil {
@@ -215,7 +217,7 @@ func (j *journal) rewrite(files map[Key]*meta) error {
 		}
 		buf = appendFile(buf[:0], key, m)
 		records += len(buf) / recordBytes
-		_, err = w.Write(buf)
+		err = writeAll(w, buf)
 	}
 	if err == nil {
 		err = w.Flush()
@@ -233,39 +235,63 @@ func (j *journal) rewrite(files map[Key]*meta) error {
 	return nil
 }
 
-// append adds one record. A torn one, when the disk is full, is cut off again:
-// those that follow must stand at a multiple of their size.
+func writeAll(w io.Writer, p []byte) error {
+	_, err := w.Write(p)
+	return err
+}
+
+// append adds one record, and before the first the format. A torn one, when the
+// disk is full, is cut off again: those that follow must stand at a multiple of
+// their size.
 func (j *journal) append(kind byte, guest bool, key Key, a, b uint64) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.file == nil {
 		return os.ErrClosed
 	}
-	if n, err := j.file.Write(appendRecord(make([]byte, 0, recordBytes), kind, guest, key, a, b)); err != nil {
+	out := make([]byte, 0, 2*recordBytes)
+	if j.records == 0 {
+		out = appendFormat(out)
+	}
+	out = appendRecord(out, kind, guest, key, a, b)
+	if n, err := j.file.Write(out); err != nil {
 		if n > 0 {
 			err = errors.Join(err, j.file.Truncate(int64(j.records)*recordBytes))
 		}
 		return err
 	}
-	j.records++
+	j.records += len(out) / recordBytes
 	if j.records >= j.limit {
 		j.limit *= 2 // if it cannot be done, later
-		return j.compact()
+		j.compact()
 	}
 	return nil
 }
 
+// clear empties the journal of a directory without files.
+func (j *journal) clear() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.file == nil {
+		return os.ErrClosed
+	}
+	if err := j.file.Truncate(0); err != nil {
+		return err
+	}
+	j.records = 0
+	return nil
+}
+
 // compact is best effort: a journal that stays long is still right.
-func (j *journal) compact() error {
+func (j *journal) compact() {
 	old, err := os.Open(j.path)
 	if err != nil {
-		return nil
+		return
 	}
 	defer old.Close()
 	if files, err := replay(bufio.NewReaderSize(old, 1<<20)); err == nil {
 		_ = j.rewrite(files)
 	}
-	return nil
 }
 
 func (j *journal) close() error {

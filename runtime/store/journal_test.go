@@ -2,6 +2,9 @@ package store
 
 import (
 	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
 	"testing"
 )
 
@@ -33,4 +36,48 @@ func FuzzReplay(f *testing.F) {
 			t.Errorf("%d files written anew read as %d: %v", len(files), len(same), err)
 		}
 	})
+}
+
+func TestAJournalThatGrowsIsWrittenAnew(t *testing.T) {
+	path := filepath.Join(t.TempDir(), journalName)
+	j, _, err := openJournal(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.close()
+	j.limit = 100
+	key := func(i int) Key { return Key(fmt.Sprintf("%032x", i)) }
+	for i := range 1000 {
+		if err := j.append(recordFile, i%2 == 0, key(i), 100, 10); err != nil {
+			t.Fatal(err)
+		}
+		if err := j.append(recordBlock, false, key(i), 3, uint64(i)); err != nil {
+			t.Fatal(err)
+		}
+		if i >= 5 {
+			if err := j.append(recordDrop, false, key(i-5), 0, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if i == 50 {
+			j.limit = 100
+		}
+	}
+	if st, err := os.Stat(path); err != nil || st.Size() != int64(j.records)*recordBytes {
+		t.Errorf("%d records are %d bytes: %v", j.records, st.Size(), err)
+	}
+	again, files, err := openJournal(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.close()
+	if len(files) != 5 || again.records != 11 {
+		t.Errorf("%d files, %d records", len(files), again.records)
+	}
+	for i := 995; i < 1000; i++ {
+		m := files[key(i)]
+		if m == nil || m.size != 100 || m.blocks[3] != uint32(i) || m.guest != (i%2 == 0) {
+			t.Errorf("file %d is %+v", i, m)
+		}
+	}
 }

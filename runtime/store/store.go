@@ -373,6 +373,20 @@ func (s *Store) DropAll() {
 	for _, key := range keys {
 		s.Drop(key)
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	busy := map[*directory]bool{}
+	for _, e := range s.files { // made meanwhile
+		busy[e.dir] = true
+	}
+	for _, d := range s.dirs {
+		if busy[d] {
+			continue
+		}
+		if err := d.journal.clear(); err != nil {
+			s.log.Error("clear the journal", "path", d.path, "err", err)
+		}
+	}
 }
 
 // Each tells of every file that has bytes.

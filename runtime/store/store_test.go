@@ -329,6 +329,42 @@ func TestADroppedFileStaysReadableForWhoHoldsIt(t *testing.T) {
 	}
 }
 
+func TestDropAllLeavesNoBytes(t *testing.T) {
+	dir := t.TempDir()
+	dropped := 0
+	s := open(t, dir, 1<<30, func(c store.Change) {
+		if c.Dropped {
+			dropped++
+		}
+	})
+	for i := range 10 {
+		if err := fill(s, key(i), 2*block, i%2 == 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.DropAll()
+	if used, _ := s.Usage(); used != 0 || dropped != 10 {
+		t.Errorf("used %d, %d dropped", used, dropped)
+	}
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		if info, err := d.Info(); err != nil || info.Size() > 0 {
+			t.Errorf("left: %s, %v", path, err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := fill(s, key(1), block, false); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	check(t, open(t, dir, 1<<30, nil), key(1), block)
+}
+
 func TestTwoWorkersNeverShareADirectory(t *testing.T) {
 	dir := t.TempDir()
 	open(t, dir, 1<<20, nil)
