@@ -72,7 +72,7 @@ generate: ## write deep copies, CRDs, apply configurations and the protocol's co
 .PHONY: lint
 lint: ## run the linters
 	@hack/tools/build.sh golangci-lint
-	@$(BIN)/golangci-lint run ./...
+	@$(BIN)/golangci-lint run --allow-parallel-runners ./...
 
 .PHONY: bench
 bench: ## compare the read path with the raw local file system (ratios of one run)

@@ -21,15 +21,13 @@ func RemoteStore(ctx context.Context, dir, mountpoint string, bytesPerSecond int
 		return fmt.Errorf("stat %s: %w", dir, err)
 	}
 	limit := rate.NewLimiter(rate.Limit(bytesPerSecond), maxRead)
-	root := &fs.LoopbackRoot{Path: dir, Dev: uint64(st.Dev)}
-	root.NewNode = func(r *fs.LoopbackRoot, _ *fs.Inode, _ string, _ *syscall.Stat_t) fs.InodeEmbedder {
-		return &slowNode{LoopbackNode: fs.LoopbackNode{RootData: r}, limit: limit}
-	}
+	root := &fs.LoopbackRoot{Path: dir, Dev: st.Dev}
+	top := &slowNode{LoopbackNode: fs.LoopbackNode{RootData: root}, limit: limit}
 	if err := os.MkdirAll(mountpoint, 0o755); err != nil {
 		return fmt.Errorf("make mount point: %w", err)
 	}
 	_ = syscall.Unmount(mountpoint, syscall.MNT_DETACH) // of a predecessor that was killed
-	server, err := fs.Mount(mountpoint, root.NewNode(root, nil, "", nil), &fs.Options{
+	server, err := fs.Mount(mountpoint, top, &fs.Options{
 		MountOptions: fuse.MountOptions{AllowOther: true, DirectMountStrict: true, FsName: "remote", Name: "remote", MaxWrite: maxRead},
 	})
 	if err != nil {
@@ -52,7 +50,15 @@ type slowNode struct {
 	limit *rate.Limiter
 }
 
-var _ fs.NodeOpener = (*slowNode)(nil)
+var (
+	_ fs.NodeOpener      = (*slowNode)(nil)
+	_ fs.NodeWrapChilder = (*slowNode)(nil)
+)
+
+// WrapChild makes every entry below slow as well.
+func (n *slowNode) WrapChild(_ context.Context, child fs.InodeEmbedder) fs.InodeEmbedder {
+	return &slowNode{LoopbackNode: fs.LoopbackNode{RootData: child.(*fs.LoopbackNode).RootData}, limit: n.limit}
+}
 
 func (n *slowNode) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
 	f, _, errno := n.LoopbackNode.Open(ctx, flags)

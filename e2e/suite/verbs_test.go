@@ -228,7 +228,7 @@ func (p *place) says(name, condition string, status metav1.ConditionStatus, word
 	p.must(world.Until(p.ctx(), ds, func() (string, bool) {
 		text := fmt.Sprintf("%+v", ds.Status.Conditions)
 		for _, c := range ds.Status.Conditions {
-			if string(c.Type) == condition && string(c.Status) == string(status) && containsAll(c.Reason+" "+c.Message, words) {
+			if c.Type == condition && c.Status == status && containsAll(c.Reason+" "+c.Message, words) {
 				return text, true
 			}
 		}
