@@ -20,6 +20,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -378,11 +379,14 @@ func containsAll(text string, words []string) bool {
 func (p *place) gone(obj client.Object) {
 	p.Helper()
 	eventually(p.T, func() error {
-		err := world.Get(p.Context(), client.ObjectKeyFromObject(obj), obj)
-		if client.IgnoreNotFound(err) == nil && err != nil {
+		switch err := world.Get(p.Context(), client.ObjectKeyFromObject(obj), obj); {
+		case apierrors.IsNotFound(err):
 			return nil
+		case err != nil:
+			return err
+		default:
+			return fmt.Errorf("%T %s is still there", obj, obj.GetName())
 		}
-		return fmt.Errorf("%T %s is still there: %v", obj, obj.GetName(), err)
 	})
 }
 

@@ -184,16 +184,16 @@ func (r *Reconciler) ensureVolume(ctx context.Context, s *round) (flow.Outcome, 
 		return flow.Continue(), err
 	}
 	claim := &corev1.PersistentVolumeClaim{}
-	err := r.Get(ctx, s.key, claim)
-	if client.IgnoreNotFound(err) != nil {
+	switch err := r.Get(ctx, s.key, claim); {
+	case apierrors.IsNotFound(err):
+	case err != nil:
 		return flow.Wait(), fmt.Errorf("read claim %s: %w", s.key, err)
-	}
-	if err == nil {
-		s.bound = claim.Status.Phase == corev1.ClaimBound && s.mine(claim) && claim.DeletionTimestamp.IsZero()
+	default:
 		if p := s.claimTrouble(claim); p != nil {
 			s.problem = p
 			return flow.Continue(), nil
 		}
+		s.bound = claim.Status.Phase == corev1.ClaimBound
 	}
 	if s.bound || s.problem != nil {
 		return flow.Continue(), nil

@@ -187,9 +187,11 @@ const lostTime = 5 * time.Second
 // there are never two. Masters keep nothing that two of them could spoil.
 func (r *Reconciler) replaceLostMaster(ctx context.Context, s *round) (flow.Outcome, error) {
 	pod := &corev1.Pod{}
-	err := r.Get(ctx, types.NamespacedName{Namespace: s.key.Namespace, Name: contract.MasterName(s.key.Name) + "-0"}, pod)
-	if err != nil || pod.DeletionTimestamp.IsZero() || pod.Labels[contract.LabelCacheRuntime] != s.key.Name {
+	if err := r.Get(ctx, masterPodKey(s.key), pod); err != nil {
 		return flow.Continue(), client.IgnoreNotFound(err)
+	}
+	if pod.DeletionTimestamp.IsZero() || pod.Labels[contract.LabelCacheRuntime] != s.key.Name {
+		return flow.Continue(), nil
 	}
 	if left := time.Until(pod.DeletionTimestamp.Add(lostTime)); left > 0 {
 		return flow.CheckBack(left), nil

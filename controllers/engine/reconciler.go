@@ -140,14 +140,18 @@ func (r *Reconciler) dropFinalizer(ctx context.Context, s *round) (flow.Outcome,
 	return flow.Continue(), status.RemoveFinalizer(ctx, r.Client, s.runtime, contract.RuntimeFinalizer(r.kind.Type()))
 }
 
+func masterPodKey(key types.NamespacedName) types.NamespacedName {
+	return types.NamespacedName{Namespace: key.Namespace, Name: contract.MasterName(key.Name) + "-0"}
+}
+
 // masterPod is the pod of the master, or nil while none can be talked to.
 func (r *Reconciler) masterPod(ctx context.Context, key types.NamespacedName) (*corev1.Pod, error) {
 	pod := &corev1.Pod{}
-	err := r.Get(ctx, types.NamespacedName{Namespace: key.Namespace, Name: contract.MasterName(key.Name) + "-0"}, pod)
-	if client.IgnoreNotFound(err) != nil {
+	if err := r.Get(ctx, masterPodKey(key), pod); client.IgnoreNotFound(err) != nil {
 		return nil, fmt.Errorf("read master pod of %s: %w", key, err)
 	}
-	if err != nil || pod.Status.PodIP == "" || pod.Status.Phase != corev1.PodRunning || !pod.DeletionTimestamp.IsZero() {
+	// A pod that is not there has no address either.
+	if pod.Status.PodIP == "" || pod.Status.Phase != corev1.PodRunning || !pod.DeletionTimestamp.IsZero() {
 		return nil, nil
 	}
 	return pod, nil
