@@ -46,7 +46,7 @@ demo: images ## the whole story on a local cluster, from nothing to a cached cop
 demo-down: cluster-down ## stop the demo's cluster and leave nothing behind
 
 .PHONY: cluster-up
-cluster-up: images ## start a local cluster of two nodes with Millrace installed
+cluster-up: images ## start a local cluster of three nodes with Millrace installed
 	@$(BIN)/demo --only-install
 
 .PHONY: cluster-down

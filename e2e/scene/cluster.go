@@ -14,8 +14,8 @@ var images = []string{"cache", "manager", "csi-node", "stage", "versitygw"}
 
 // StartCluster starts a local cluster that runs our scheduler and has our
 // images. out is the directory that `make images` filled.
-func StartCluster(ctx context.Context, out, name string, log io.Writer) (*localcluster.Cluster, error) {
-	cfg := localcluster.Config{Name: name, OutDir: out, Scheduler: ourScheduler(out), Log: log}
+func StartCluster(ctx context.Context, out, name string, nodes int, log io.Writer) (*localcluster.Cluster, error) {
+	cfg := localcluster.Config{Name: name, Nodes: nodes, OutDir: out, Scheduler: ourScheduler(out), Log: log}
 	if name == DemoCluster {
 		cfg.Kubeconfig = filepath.Join(out, "kubeconfig")
 	}

@@ -63,6 +63,7 @@ func Seed(ctx context.Context, to S3, objects []Object) error {
 	group.SetLimit(8)
 	for _, o := range objects {
 		group.Go(func() error {
+			//nolint:staticcheck // as above
 			_, err := uploader.Upload(ctx, &s3.PutObjectInput{Bucket: &to.Bucket, Key: &o.Name, Body: Content(o.Name, o.Size)})
 			if err != nil {
 				return fmt.Errorf("put %s: %w", o.Name, err)

@@ -58,7 +58,7 @@ func repository() string {
 
 func startCluster(ctx context.Context, _ *envconf.Config) (context.Context, error) {
 	out := filepath.Join(repository(), "out")
-	c, err := scene.StartCluster(ctx, out, "e2e", os.Stderr)
+	c, err := scene.StartCluster(ctx, out, "e2e", 2, os.Stderr)
 	if err != nil {
 		return ctx, err
 	}

@@ -148,6 +148,8 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &datav1alpha1.VolumeSourceApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("WaitingStatus"):
 		return &datav1alpha1.WaitingStatusApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("WorkloadType"):
+		return &datav1alpha1.WorkloadTypeApplyConfiguration{}
 
 	}
 	return nil

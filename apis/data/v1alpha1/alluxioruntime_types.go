@@ -34,8 +34,9 @@ type VolumeSource struct {
 }
 
 // Level is one tier of a cache.
+// +kubebuilder:validation:XValidation:rule="!has(self.quotaList) || self.quotaList == '' || !has(self.path) || self.path.split(',').size() == self.quotaList.split(',').size()",message="quotaList needs one quantity for each of the paths in path"
 // +kubebuilder:validation:XValidation:rule="has(self.quota) || has(self.quotaList)",message="a level of tieredstore needs quota, such as 2Gi, or quotaList with one quantity for each path"
-// +kubebuilder:validation:XValidation:rule="!has(self.high) || !has(self.low) || double(self.high) > double(self.low)",message="high must be larger than low: eviction starts at high and stops at low"
+// +kubebuilder:validation:XValidation:rule="!has(self.high) || !has(self.low) || self.high == '' || self.low == '' || !self.high.matches('^[0-9.]+$') || !self.low.matches('^[0-9.]+$') || double(self.high) > double(self.low)",message="high must be larger than low: eviction starts at high and stops at low"
 type Level struct {
 	// mediumtype of the tier: MEM, SSD or HDD.
 	MediumType MediumType `json:"mediumtype"`
@@ -53,19 +54,20 @@ type Level struct {
 	Path string `json:"path,omitempty"`
 	// quota in bytes, divided evenly over the paths.
 	// +optional
+	// +kubebuilder:validation:XValidation:rule="isQuantity(string(self)) && !quantity(string(self)).isLessThan(quantity('0'))",message="quota must be a quantity of bytes, such as 2Gi"
 	Quota *resource.Quantity `json:"quota,omitempty"`
 	// quotaList has one quantity for each path, separated by commas.
 	// +kubebuilder:validation:MaxLength=4096
-	// +kubebuilder:validation:Pattern=`^[0-9.]+[a-zA-Z]*(,[0-9.]+[a-zA-Z]*)*$`
+	// +kubebuilder:validation:XValidation:rule="self == '' || self.split(',').all(q, isQuantity(q.trim()) && !quantity(q.trim()).isLessThan(quantity('0')))",message="quotaList must be quantities of bytes with commas between, such as 100Gi,50Gi"
 	// +optional
 	QuotaList string `json:"quotaList,omitempty"`
 	// high is the fraction of the quota where eviction starts, such as 0.95.
-	// +kubebuilder:validation:Pattern=`^(0(\.[0-9]+)?|1(\.0+)?)$`
+	// +kubebuilder:validation:Pattern=`^((0?\.[0-9]+|0|1|1\.0+)?)$`
 	// +kubebuilder:validation:MaxLength=16
 	// +optional
 	High string `json:"high,omitempty"`
 	// low is the fraction of the quota where eviction stops, such as 0.7.
-	// +kubebuilder:validation:Pattern=`^(0(\.[0-9]+)?|1(\.0+)?)$`
+	// +kubebuilder:validation:Pattern=`^((0?\.[0-9]+|0|1|1\.0+)?)$`
 	// +kubebuilder:validation:MaxLength=16
 	// +optional
 	Low string `json:"low,omitempty"`
@@ -437,7 +439,7 @@ type RuntimeStatus struct {
 // +kubebuilder:printcolumn:name="Fuse Phase",type="string",JSONPath=`.status.fusePhase`,priority=0
 // +kubebuilder:printcolumn:name="API Gateway",type="string",JSONPath=`.status.apiGateway.endpoint`,priority=10
 // +kubebuilder:printcolumn:name="Age",type="date",JSONPath=`.metadata.creationTimestamp`,priority=0
-// +kubebuilder:validation:XValidation:rule="self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$') && self.metadata.name.size() <= 52",message="metadata.name names Services and StatefulSets too: use at most 52 lower-case letters, digits and '-', starting with a letter"
+// +kubebuilder:validation:XValidation:optionalOldSelf=true,rule="oldSelf.hasValue() || self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$') && self.metadata.name.size() <= 45",message="metadata.name names Services and StatefulSets too: use at most 45 lower-case letters, digits and '-', starting with a letter"
 type AlluxioRuntime struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`

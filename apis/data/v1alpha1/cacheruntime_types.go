@@ -67,12 +67,14 @@ type VersionSpec struct {
 // ProcessMemoryTier keeps bytes in memory of the worker.
 type ProcessMemoryTier struct {
 	// quota in bytes, as a quantity.
+	// +kubebuilder:validation:XValidation:rule="isQuantity(string(self)) && !quantity(string(self)).isLessThan(quantity('0'))",message="quota must be a quantity of bytes, such as 2Gi"
 	Quota resource.Quantity `json:"quota"`
 }
 
 // EmptyDirTier keeps bytes in an emptyDir of the worker's pod.
 type EmptyDirTier struct {
 	// quota in bytes, as a quantity.
+	// +kubebuilder:validation:XValidation:rule="isQuantity(string(self)) && !quantity(string(self)).isLessThan(quantity('0'))",message="quota must be a quantity of bytes, such as 2Gi"
 	Quota resource.Quantity `json:"quota"`
 	// medium is "" for the node's disk or Memory.
 	// +kubebuilder:validation:Enum="";Memory
@@ -94,6 +96,7 @@ type HostPathTier struct {
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=32
 	// +listType=atomic
+	// +kubebuilder:validation:XValidation:rule="self.all(q, isQuantity(string(q)) && !quantity(string(q)).isLessThan(quantity('0')))",message="quotas must be quantities of bytes, such as 100Gi, one for each of paths"
 	Quotas []resource.Quantity `json:"quotas"`
 	// type of the host path.
 	// +optional
@@ -102,7 +105,7 @@ type HostPathTier struct {
 
 // CacheLevel is one level of a tiered store.
 // +kubebuilder:validation:XValidation:rule="[has(self.processMemory), has(self.emptyDir), has(self.hostPath)].filter(x, x).size() == 1",message="a level of tieredStore needs exactly one of processMemory, emptyDir and hostPath"
-// +kubebuilder:validation:XValidation:rule="!has(self.high) || !has(self.low) || double(self.high) > double(self.low)",message="high must be larger than low: eviction starts at high and stops at low"
+// +kubebuilder:validation:XValidation:rule="!has(self.high) || !has(self.low) || self.high == '' || self.low == '' || !self.high.matches('^[0-9.]+$') || !self.low.matches('^[0-9.]+$') || double(self.high) > double(self.low)",message="high must be larger than low: eviction starts at high and stops at low"
 type CacheLevel struct {
 	// processMemory tier.
 	// +optional
@@ -114,12 +117,12 @@ type CacheLevel struct {
 	// +optional
 	HostPath *HostPathTier `json:"hostPath,omitempty"`
 	// high is the fraction of the quota where eviction starts, such as 0.95.
-	// +kubebuilder:validation:Pattern=`^(0(\.[0-9]+)?|1(\.0+)?)$`
+	// +kubebuilder:validation:Pattern=`^((0?\.[0-9]+|0|1|1\.0+)?)$`
 	// +kubebuilder:validation:MaxLength=16
 	// +optional
 	High string `json:"high,omitempty"`
 	// low is the fraction of the quota where eviction stops, such as 0.7.
-	// +kubebuilder:validation:Pattern=`^(0(\.[0-9]+)?|1(\.0+)?)$`
+	// +kubebuilder:validation:Pattern=`^((0?\.[0-9]+|0|1|1\.0+)?)$`
 	// +kubebuilder:validation:MaxLength=16
 	// +optional
 	Low string `json:"low,omitempty"`
@@ -139,11 +142,6 @@ type RuntimeComponentSpec struct {
 	// disabled leaves the component out.
 	// +optional
 	Disabled bool `json:"disabled,omitempty"`
-	// replicas of the component.
-	// +kubebuilder:validation:Minimum=0
-	// +kubebuilder:validation:Maximum=10000
-	// +optional
-	Replicas int32 `json:"replicas,omitempty"`
 	// runtimeVersion chooses the image.
 	// +optional
 	RuntimeVersion VersionSpec `json:"runtimeVersion,omitempty"`
@@ -185,11 +183,23 @@ type RuntimeComponentSpec struct {
 // CacheRuntimeMasterSpec describes the masters.
 type CacheRuntimeMasterSpec struct {
 	RuntimeComponentSpec `json:",inline"`
+	// replicas of the master; 1 if left out.
+	// +kubebuilder:default=1
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=10000
+	// +optional
+	Replicas int32 `json:"replicas,omitempty"`
 }
 
 // CacheRuntimeWorkerSpec describes the workers.
 type CacheRuntimeWorkerSpec struct {
 	RuntimeComponentSpec `json:",inline"`
+	// replicas of the worker; 1 if left out.
+	// +kubebuilder:default=1
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=10000
+	// +optional
+	Replicas int32 `json:"replicas,omitempty"`
 	// tieredStore of each worker.
 	// +optional
 	TieredStore RuntimeTieredStore `json:"tieredStore,omitempty"`
@@ -198,6 +208,11 @@ type CacheRuntimeWorkerSpec struct {
 // CacheRuntimeClientSpec describes the FUSE clients.
 type CacheRuntimeClientSpec struct {
 	RuntimeComponentSpec `json:",inline"`
+	// replicas of the client; it runs wherever it is wanted, so they are not counted.
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=10000
+	// +optional
+	Replicas int32 `json:"replicas,omitempty"`
 	// tieredStore of each client.
 	// +optional
 	TieredStore RuntimeTieredStore `json:"tieredStore,omitempty"`
@@ -318,7 +333,7 @@ type CacheRuntimeStatus struct {
 // +kubebuilder:printcolumn:name="Worker Phase",type="string",JSONPath=`.status.worker.phase`
 // +kubebuilder:printcolumn:name="Fuse Phase",type="string",JSONPath=`.status.client.phase`
 // +kubebuilder:printcolumn:name="Age",type="date",JSONPath=`.metadata.creationTimestamp`
-// +kubebuilder:validation:XValidation:rule="self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$') && self.metadata.name.size() <= 52",message="metadata.name names Services and StatefulSets too: use at most 52 lower-case letters, digits and '-', starting with a letter"
+// +kubebuilder:validation:XValidation:optionalOldSelf=true,rule="oldSelf.hasValue() || self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$') && self.metadata.name.size() <= 45",message="metadata.name names Services and StatefulSets too: use at most 45 lower-case letters, digits and '-', starting with a letter"
 type CacheRuntime struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`

@@ -22,6 +22,9 @@ type SecretMountDependency struct {
 	Enabled *bool `json:"enabled,omitempty"`
 }
 
+// EncryptOptionDependency asks for the sources' secrets; it has no fields.
+type EncryptOptionDependency struct{}
+
 // ConfigMapMount mounts an extra ConfigMap.
 type ConfigMapMount struct {
 	// name of the ConfigMap in the class's extraResources.
@@ -43,6 +46,9 @@ type ExtraResourcesComponentDependency struct {
 
 // RuntimeComponentDependencies is what a component needs besides its pod.
 type RuntimeComponentDependencies struct {
+	// encryptOption is kept for old manifests; secretMount says it now.
+	// +optional
+	EncryptOption *EncryptOptionDependency `json:"encryptOption,omitempty"`
 	// secretMount of the sources' secrets.
 	// +optional
 	SecretMount *SecretMountDependency `json:"secretMount,omitempty"`
@@ -74,8 +80,24 @@ type ExecutionEntries struct {
 	ReportSummary *ExecutionCommonEntry `json:"reportSummary,omitempty"`
 }
 
+// WorkloadType names a kind of workload.
+type WorkloadType struct {
+	// apiVersion of the kind, such as apps/v1.
+	// +kubebuilder:validation:MaxLength=253
+	// +optional
+	APIVersion string `json:"apiVersion,omitempty"`
+	// kind of the workload, such as StatefulSet.
+	// +kubebuilder:validation:MaxLength=63
+	// +optional
+	Kind string `json:"kind,omitempty"`
+}
+
 // RuntimeComponentDefinition is how a class runs one component.
 type RuntimeComponentDefinition struct {
+	// workloadType of the component, kept for old manifests: master and worker
+	// are StatefulSets, the client is a DaemonSet.
+	// +optional
+	WorkloadType *WorkloadType `json:"workloadType,omitempty"`
 	// options of the component.
 	// +kubebuilder:validation:MaxProperties=256
 	// +optional
@@ -132,7 +154,7 @@ type RuntimeExtraResources struct {
 // DataOperationSpec is how an engine runs one kind of data operation.
 type DataOperationSpec struct {
 	// name of the operation, such as DataLoad.
-	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:Enum=DataLoad;DataBackup;DataMigrate;DataProcess
 	Name string `json:"name"`
 	// image of the operation.
 	// +kubebuilder:validation:MaxLength=512

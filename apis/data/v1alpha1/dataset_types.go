@@ -44,7 +44,7 @@ const (
 type SecretKeySelector struct {
 	// name of the Secret.
 	// +kubebuilder:validation:MaxLength=253
-	// +optional
+	// +required
 	Name string `json:"name,omitempty"`
 	// key within the Secret.
 	// +kubebuilder:validation:MaxLength=253
@@ -62,8 +62,9 @@ type EncryptOptionSource struct {
 // EncryptOption is an option whose value stays in a Secret.
 type EncryptOption struct {
 	// name of the option.
+	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
-	// +optional
+	// +required
 	Name string `json:"name,omitempty"`
 	// valueFrom is where the value comes from.
 	// +optional
@@ -75,7 +76,9 @@ type Mount struct {
 	// mountPoint is the URI of the source, such as s3://bucket/prefix or pvc://claim/sub.
 	// +kubebuilder:validation:MinLength=5
 	// +kubebuilder:validation:MaxLength=2048
-	// +kubebuilder:validation:XValidation:rule="self.indexOf('://') > 0 && self.substring(0, self.indexOf('://')) in ['pvc', 'local', 's3', 's3a', 's3n', 'oss', 'cos', 'cosn', 'obs', 'gs', 'gcs', 'hdfs', 'viewfs', 'http', 'https', 'dataset', 'juicefs', 'ceph', 'cephfs', 'abfs', 'abfss', 'wasb', 'wasbs', 'adl', 'nfs', 'glusterfs', 'webdav', 'sftp', 'ftp', 'swift', 'jindo', 'jfs', 'oci', 'tos', 'bos', 'vineyard', 'efc', 'nas', 'cpfs', 'lustre', 'gpfs', 'minio', 'ozone', 'o3fs', 'ofs', 'kodo', 'b2', 'azblob', 'file']",message="mountPoint has an unknown scheme: write it as scheme://…, for instance s3://bucket/prefix, pvc://claim/sub, local:///host/path, hdfs://namenode:8020/path, https://server/path/ or dataset://namespace/name"
+	// +kubebuilder:validation:XValidation:rule="self.indexOf('://') > 0 && self.substring(0, self.indexOf('://')) in ['pvc', 'local', 's3', 's3a', 's3n', 'oss', 'cos', 'cosn', 'obs', 'gs', 'gcs', 'hdfs', 'viewfs', 'http', 'https', 'dataset', 'juicefs', 'ceph', 'cephfs', 'abfs', 'abfss', 'wasb', 'wasbs', 'adl', 'nfs', 'glusterfs', 'webdav', 'sftp', 'ftp', 'swift', 'jindo', 'jfs', 'oci', 'tos', 'bos', 'vineyard', 'efc', 'nas', 'cpfs', 'lustre', 'gpfs', 'minio', 'ozone', 'o3fs', 'ofs', 'kodo', 'b2', 'azblob', 'file', 'alluxio', 'goosefs', 'cubefs', 'chubaofs', 'curve', 'curvine', 'seaweedfs', 'beegfs', 'smb', 'cifs', 'ks3', 'us3', 'eos', 'webhdfs', 'swebhdfs', 'hf']",message="mountPoint has an unknown scheme: write it as scheme://…, for instance s3://bucket/prefix, pvc://claim/sub, local:///host/path, hdfs://namenode:8020/path, https://server/path/ or dataset://namespace/name"
+	// +kubebuilder:validation:XValidation:rule="!self.startsWith('pvc://') || self.matches('^pvc://[a-z0-9]')",message="mountPoint names no claim: write it as pvc://claim or pvc://claim/sub"
+	// +kubebuilder:validation:XValidation:rule="!self.startsWith('dataset://') || self.matches('^dataset://[^/]+/[^/]+')",message="mountPoint names no Dataset: write it as dataset://namespace/name or dataset://namespace/name/sub"
 	MountPoint string `json:"mountPoint"`
 	// options of the source, in the clear.
 	// +kubebuilder:validation:MaxProperties=128
@@ -171,7 +174,7 @@ type DatasetSpec struct {
 	// mounts of the Dataset; one path each.
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=100
-	// +kubebuilder:validation:XValidation:rule="self.all(a, self.exists_one(b, (has(b.path) && b.path.startsWith('/') ? b.path : '/' + (has(b.name) ? b.name : '')) == (has(a.path) && a.path.startsWith('/') ? a.path : '/' + (has(a.name) ? a.name : ''))))",message="two mounts have the same path: give each of spec.mounts its own path, or its own name"
+	// +kubebuilder:validation:XValidation:rule="[self.map(m, has(m.path) && m.path.startsWith('/') ? (m.path.size() > 1 && m.path.endsWith('/') ? m.path.substring(0, m.path.size() - 1) : m.path) : '/' + (has(m.name) ? m.name : ''))].all(paths, paths.all(p, paths.exists_one(q, q == p)))",message="two mounts have the same path: give each of spec.mounts its own path, or its own name"
 	// +listType=atomic
 	// +optional
 	Mounts []Mount `json:"mounts,omitempty"`
@@ -310,7 +313,7 @@ type DatasetStatus struct {
 // +kubebuilder:printcolumn:name="TOTAL FILES",type="string",JSONPath=`.status.fileNum`,priority=11
 // +kubebuilder:printcolumn:name="CACHE HIT RATIO",type="string",JSONPath=`.status.cacheStates.cacheHitRatio`,priority=10
 // +kubebuilder:printcolumn:name="Age",type="date",JSONPath=`.metadata.creationTimestamp`
-// +kubebuilder:validation:XValidation:rule="self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$') && self.metadata.name.size() <= 63",message="metadata.name names Services too: use at most 63 lower-case letters, digits and '-', starting with a letter"
+// +kubebuilder:validation:XValidation:optionalOldSelf=true,rule="oldSelf.hasValue() || self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$') && self.metadata.name.size() <= 63",message="metadata.name must be a DNS label: use at most 63 lower-case letters, digits and '-', starting with a letter"
 type Dataset struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`

@@ -44,8 +44,9 @@ func run(ctx context.Context, out, chart string, onlyInstall bool) error {
 	out = absolute(out)
 	began := time.Now()
 	story := &demo.Story{Out: os.Stdout}
-	story.Say("A Kubernetes of two nodes on this machine, with Millrace's scheduler")
-	cluster, err := scene.StartCluster(ctx, out, scene.DemoCluster, os.Stdout)
+	// Two Datasets that are exclusive by default need a node each, the second one two.
+	story.Say("A Kubernetes of three nodes on this machine, with Millrace's scheduler")
+	cluster, err := scene.StartCluster(ctx, out, scene.DemoCluster, 3, os.Stdout)
 	if err != nil {
 		return err
 	}

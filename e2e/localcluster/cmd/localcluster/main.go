@@ -40,9 +40,7 @@ func up(name *string, out func() string) *cobra.Command {
 	var nodes int
 	var images []string
 	c := &cobra.Command{Use: "up", Short: "start a cluster", Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error {
-		cluster, err := localcluster.Start(c.Context(), localcluster.Config{
-			Name: *name, Nodes: nodes, OutDir: out(), Kubeconfig: filepath.Join(out(), "kubeconfig"), Images: images, Log: os.Stderr,
-		})
+		cluster, err := localcluster.Start(c.Context(), localcluster.Config{Name: *name, Nodes: nodes, OutDir: out(), Images: images, Log: os.Stderr})
 		if err == nil {
 			fmt.Printf("export KUBECONFIG=%s\n", cluster.Kubeconfig())
 		}

@@ -11,6 +11,7 @@ import (
 // with apply.
 type CacheRuntimeClientSpecApplyConfiguration struct {
 	RuntimeComponentSpecApplyConfiguration `json:",inline"`
+	Replicas                               *int32                                `json:"replicas,omitempty"`
 	TieredStore                            *RuntimeTieredStoreApplyConfiguration `json:"tieredStore,omitempty"`
 	CleanPolicy                            *datav1alpha1.FuseCleanPolicy         `json:"cleanPolicy,omitempty"`
 }
@@ -26,14 +27,6 @@ func CacheRuntimeClientSpec() *CacheRuntimeClientSpecApplyConfiguration {
 // If called multiple times, the Disabled field is set to the value of the last call.
 func (b *CacheRuntimeClientSpecApplyConfiguration) WithDisabled(value bool) *CacheRuntimeClientSpecApplyConfiguration {
 	b.RuntimeComponentSpecApplyConfiguration.Disabled = &value
-	return b
-}
-
-// WithReplicas sets the Replicas field in the declarative configuration to the given value
-// and returns the receiver, so that objects can be built by chaining "With" function invocations.
-// If called multiple times, the Replicas field is set to the value of the last call.
-func (b *CacheRuntimeClientSpecApplyConfiguration) WithReplicas(value int32) *CacheRuntimeClientSpecApplyConfiguration {
-	b.RuntimeComponentSpecApplyConfiguration.Replicas = &value
 	return b
 }
 
@@ -126,6 +119,14 @@ func (b *CacheRuntimeClientSpecApplyConfiguration) WithTolerations(values ...v1.
 	for i := range values {
 		b.RuntimeComponentSpecApplyConfiguration.Tolerations = append(b.RuntimeComponentSpecApplyConfiguration.Tolerations, values[i])
 	}
+	return b
+}
+
+// WithReplicas sets the Replicas field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Replicas field is set to the value of the last call.
+func (b *CacheRuntimeClientSpecApplyConfiguration) WithReplicas(value int32) *CacheRuntimeClientSpecApplyConfiguration {
+	b.Replicas = &value
 	return b
 }
 

@@ -10,6 +10,7 @@ import (
 // with apply.
 type CacheRuntimeMasterSpecApplyConfiguration struct {
 	RuntimeComponentSpecApplyConfiguration `json:",inline"`
+	Replicas                               *int32 `json:"replicas,omitempty"`
 }
 
 // CacheRuntimeMasterSpecApplyConfiguration constructs a declarative configuration of the CacheRuntimeMasterSpec type for use with
@@ -23,14 +24,6 @@ func CacheRuntimeMasterSpec() *CacheRuntimeMasterSpecApplyConfiguration {
 // If called multiple times, the Disabled field is set to the value of the last call.
 func (b *CacheRuntimeMasterSpecApplyConfiguration) WithDisabled(value bool) *CacheRuntimeMasterSpecApplyConfiguration {
 	b.RuntimeComponentSpecApplyConfiguration.Disabled = &value
-	return b
-}
-
-// WithReplicas sets the Replicas field in the declarative configuration to the given value
-// and returns the receiver, so that objects can be built by chaining "With" function invocations.
-// If called multiple times, the Replicas field is set to the value of the last call.
-func (b *CacheRuntimeMasterSpecApplyConfiguration) WithReplicas(value int32) *CacheRuntimeMasterSpecApplyConfiguration {
-	b.RuntimeComponentSpecApplyConfiguration.Replicas = &value
 	return b
 }
 
@@ -123,5 +116,13 @@ func (b *CacheRuntimeMasterSpecApplyConfiguration) WithTolerations(values ...v1.
 	for i := range values {
 		b.RuntimeComponentSpecApplyConfiguration.Tolerations = append(b.RuntimeComponentSpecApplyConfiguration.Tolerations, values[i])
 	}
+	return b
+}
+
+// WithReplicas sets the Replicas field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Replicas field is set to the value of the last call.
+func (b *CacheRuntimeMasterSpecApplyConfiguration) WithReplicas(value int32) *CacheRuntimeMasterSpecApplyConfiguration {
+	b.Replicas = &value
 	return b
 }

@@ -10,6 +10,7 @@ import (
 // with apply.
 type CacheRuntimeWorkerSpecApplyConfiguration struct {
 	RuntimeComponentSpecApplyConfiguration `json:",inline"`
+	Replicas                               *int32                                `json:"replicas,omitempty"`
 	TieredStore                            *RuntimeTieredStoreApplyConfiguration `json:"tieredStore,omitempty"`
 }
 
@@ -24,14 +25,6 @@ func CacheRuntimeWorkerSpec() *CacheRuntimeWorkerSpecApplyConfiguration {
 // If called multiple times, the Disabled field is set to the value of the last call.
 func (b *CacheRuntimeWorkerSpecApplyConfiguration) WithDisabled(value bool) *CacheRuntimeWorkerSpecApplyConfiguration {
 	b.RuntimeComponentSpecApplyConfiguration.Disabled = &value
-	return b
-}
-
-// WithReplicas sets the Replicas field in the declarative configuration to the given value
-// and returns the receiver, so that objects can be built by chaining "With" function invocations.
-// If called multiple times, the Replicas field is set to the value of the last call.
-func (b *CacheRuntimeWorkerSpecApplyConfiguration) WithReplicas(value int32) *CacheRuntimeWorkerSpecApplyConfiguration {
-	b.RuntimeComponentSpecApplyConfiguration.Replicas = &value
 	return b
 }
 
@@ -124,6 +117,14 @@ func (b *CacheRuntimeWorkerSpecApplyConfiguration) WithTolerations(values ...v1.
 	for i := range values {
 		b.RuntimeComponentSpecApplyConfiguration.Tolerations = append(b.RuntimeComponentSpecApplyConfiguration.Tolerations, values[i])
 	}
+	return b
+}
+
+// WithReplicas sets the Replicas field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Replicas field is set to the value of the last call.
+func (b *CacheRuntimeWorkerSpecApplyConfiguration) WithReplicas(value int32) *CacheRuntimeWorkerSpecApplyConfiguration {
+	b.Replicas = &value
 	return b
 }
 

@@ -9,6 +9,7 @@ import (
 // RuntimeComponentDefinitionApplyConfiguration represents a declarative configuration of the RuntimeComponentDefinition type for use
 // with apply.
 type RuntimeComponentDefinitionApplyConfiguration struct {
+	WorkloadType     *WorkloadTypeApplyConfiguration                 `json:"workloadType,omitempty"`
 	Options          map[string]string                               `json:"options,omitempty"`
 	Template         *v1.PodTemplateSpec                             `json:"template,omitempty"`
 	Service          *RuntimeComponentServiceApplyConfiguration      `json:"service,omitempty"`
@@ -20,6 +21,14 @@ type RuntimeComponentDefinitionApplyConfiguration struct {
 // apply.
 func RuntimeComponentDefinition() *RuntimeComponentDefinitionApplyConfiguration {
 	return &RuntimeComponentDefinitionApplyConfiguration{}
+}
+
+// WithWorkloadType sets the WorkloadType field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the WorkloadType field is set to the value of the last call.
+func (b *RuntimeComponentDefinitionApplyConfiguration) WithWorkloadType(value *WorkloadTypeApplyConfiguration) *RuntimeComponentDefinitionApplyConfiguration {
+	b.WorkloadType = value
+	return b
 }
 
 // WithOptions puts the entries into the Options field in the declarative configuration

@@ -2,9 +2,14 @@
 
 package v1alpha1
 
+import (
+	datav1alpha1 "github.com/millrace/millrace/apis/data/v1alpha1"
+)
+
 // RuntimeComponentDependenciesApplyConfiguration represents a declarative configuration of the RuntimeComponentDependencies type for use
 // with apply.
 type RuntimeComponentDependenciesApplyConfiguration struct {
+	EncryptOption  *datav1alpha1.EncryptOptionDependency                `json:"encryptOption,omitempty"`
 	SecretMount    *SecretMountDependencyApplyConfiguration             `json:"secretMount,omitempty"`
 	ExtraResources *ExtraResourcesComponentDependencyApplyConfiguration `json:"extraResources,omitempty"`
 }
@@ -13,6 +18,14 @@ type RuntimeComponentDependenciesApplyConfiguration struct {
 // apply.
 func RuntimeComponentDependencies() *RuntimeComponentDependenciesApplyConfiguration {
 	return &RuntimeComponentDependenciesApplyConfiguration{}
+}
+
+// WithEncryptOption sets the EncryptOption field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the EncryptOption field is set to the value of the last call.
+func (b *RuntimeComponentDependenciesApplyConfiguration) WithEncryptOption(value datav1alpha1.EncryptOptionDependency) *RuntimeComponentDependenciesApplyConfiguration {
+	b.EncryptOption = &value
+	return b
 }
 
 // WithSecretMount sets the SecretMount field in the declarative configuration to the given value

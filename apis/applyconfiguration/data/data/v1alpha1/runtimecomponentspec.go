@@ -10,7 +10,6 @@ import (
 // with apply.
 type RuntimeComponentSpecApplyConfiguration struct {
 	Disabled       *bool                          `json:"disabled,omitempty"`
-	Replicas       *int32                         `json:"replicas,omitempty"`
 	RuntimeVersion *VersionSpecApplyConfiguration `json:"runtimeVersion,omitempty"`
 	Options        map[string]string              `json:"options,omitempty"`
 	PodMetadata    *PodMetadataApplyConfiguration `json:"podMetadata,omitempty"`
@@ -33,14 +32,6 @@ func RuntimeComponentSpec() *RuntimeComponentSpecApplyConfiguration {
 // If called multiple times, the Disabled field is set to the value of the last call.
 func (b *RuntimeComponentSpecApplyConfiguration) WithDisabled(value bool) *RuntimeComponentSpecApplyConfiguration {
 	b.Disabled = &value
-	return b
-}
-
-// WithReplicas sets the Replicas field in the declarative configuration to the given value
-// and returns the receiver, so that objects can be built by chaining "With" function invocations.
-// If called multiple times, the Replicas field is set to the value of the last call.
-func (b *RuntimeComponentSpecApplyConfiguration) WithReplicas(value int32) *RuntimeComponentSpecApplyConfiguration {
-	b.Replicas = &value
 	return b
 }
 
