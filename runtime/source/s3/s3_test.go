@@ -3,12 +3,21 @@ package s3_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	awss3 "github.com/aws/aws-sdk-go-v2/service/s3"
+	"go.uber.org/goleak"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/millrace/millrace/runtime/source"
 	"github.com/millrace/millrace/runtime/source/s3"
@@ -16,21 +25,32 @@ import (
 	"github.com/millrace/millrace/runtime/source/sourcetest/s3server"
 )
 
-func admin(server *s3server.Server) *awss3.Client {
-	return awss3.New(awss3.Options{BaseEndpoint: &server.Endpoint, Region: "us-east-1", UsePathStyle: true,
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func admin(t *testing.T, server *s3server.Server) *awss3.Client {
+	transport := &http.Transport{}
+	t.Cleanup(transport.CloseIdleConnections)
+	return awss3.New(awss3.Options{HTTPClient: &http.Client{Transport: transport}, BaseEndpoint: &server.Endpoint, Region: "us-east-1", UsePathStyle: true,
 		Credentials: credentials.NewStaticCredentialsProvider(s3server.AccessKey, s3server.SecretKey, "")})
 }
 
 func open(t *testing.T, server *s3server.Server, mountPoint, secret string) *s3.Store {
 	t.Helper()
+	return openAt(t, server.Endpoint, mountPoint, secret)
+}
+
+func openAt(t *testing.T, endpoint, mountPoint, secret string) *s3.Store {
+	t.Helper()
 	s, err := s3.Open(t.Context(), source.Config{
-		MountPoint:     mountPoint,
-		Options:        map[string]string{"alluxio.underfs.s3.endpoint": server.Endpoint, "alluxio.underfs.s3.disable.dns.buckets": "true"},
+		MountPoint: mountPoint,
+		Options: map[string]string{"alluxio.underfs.s3.endpoint": endpoint, "alluxio.underfs.s3.disable.dns.buckets": "true",
+			"alluxio.underfs.s3.socket.timeout": "500 ms"},
 		EncryptOptions: map[string]string{"aws.accessKeyId": s3server.AccessKey, "aws.secretKey": secret},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { s.Close() })
 	return s
 }
 
@@ -43,7 +63,7 @@ func put(t *testing.T, c *awss3.Client, bucket, key string, data []byte) {
 
 func TestSuiteAgainstARealServer(t *testing.T) {
 	server := s3server.Start(t)
-	c := admin(server)
+	c := admin(t, server)
 	if _, err := c.CreateBucket(t.Context(), &awss3.CreateBucketInput{Bucket: aws.String("suite")}); err != nil {
 		t.Fatal(err)
 	}
@@ -84,7 +104,7 @@ func emptyBucket(t *testing.T, c *awss3.Client) {
 
 func TestTheServersAnswersKeepTheirMeaning(t *testing.T) {
 	server := s3server.Start(t)
-	if _, err := admin(server).CreateBucket(t.Context(), &awss3.CreateBucketInput{Bucket: aws.String("mine")}); err != nil {
+	if _, err := admin(t, server).CreateBucket(t.Context(), &awss3.CreateBucketInput{Bucket: aws.String("mine")}); err != nil {
 		t.Fatal(err)
 	}
 	for name, tc := range map[string]struct {
@@ -107,7 +127,236 @@ func TestTheServersAnswersKeepTheirMeaning(t *testing.T) {
 			}
 		})
 	}
-	if _, err := s3.Open(t.Context(), source.Config{MountPoint: "s3://"}); !errors.Is(err, source.ErrInvalid) {
-		t.Errorf("a mount point without a bucket: %v", err)
+}
+
+func TestAMountPointThatMakesNoSenseIsInvalid(t *testing.T) {
+	for name, c := range map[string]source.Config{
+		"no bucket":           {MountPoint: "s3://"},
+		"no endpoint":         {MountPoint: "minio://bucket"},
+		"timeout in no unit":  {MountPoint: "s3://bucket", Options: map[string]string{"socket-timeout": "soon"}},
+		"timeout that is nil": {MountPoint: "s3://bucket", Options: map[string]string{"socket-timeout": "0s"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := s3.Open(t.Context(), c); !errors.Is(err, source.ErrInvalid) || !strings.Contains(err.Error(), c.MountPoint) {
+				t.Errorf("error %v", err)
+			}
+		})
+	}
+}
+
+func TestWithoutCredentialsTheAnswerSaysSo(t *testing.T) {
+	for _, name := range []string{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"} {
+		t.Setenv(name, "")
+	}
+	t.Setenv("AWS_EC2_METADATA_DISABLED", "true")
+	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+	t.Setenv("AWS_CONFIG_FILE", "/nonexistent")
+	s, err := s3.Open(t.Context(), source.Config{MountPoint: "s3://bucket", Options: map[string]string{"endpoint": "http://127.0.0.1:1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if _, err := s.Stat(t.Context(), ""); !errors.Is(err, source.ErrDenied) || !strings.Contains(err.Error(), "no credentials") {
+		t.Errorf("error %v", err)
+	}
+}
+
+// listed gives what is below dir by List, all the way down, and by Walk.
+func listed(t *testing.T, s *s3.Store, dir string) (list, walk []string) {
+	t.Helper()
+	err := s.List(t.Context(), dir, func(o source.Object) error {
+		if !o.Dir {
+			list = append(list, o.Path)
+			return nil
+		}
+		below, _ := listed(t, s, o.Path)
+		list = append(list, below...)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = s.Walk(t.Context(), dir, func(o source.Object) error {
+		if !o.Dir {
+			walk = append(walk, o.Path)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(list)
+	slices.Sort(walk)
+	return list, walk
+}
+
+func TestListingsOfManyPagesAreWhole(t *testing.T) {
+	server := s3server.Start(t)
+	c := admin(t, server)
+	if _, err := c.CreateBucket(t.Context(), &awss3.CreateBucketInput{Bucket: aws.String("many")}); err != nil {
+		t.Fatal(err)
+	}
+	const n = 2100 // a page has a thousand
+	var want []string
+	var g errgroup.Group
+	g.SetLimit(16)
+	for i := range n {
+		key := fmt.Sprintf("d/%04d", i)
+		want = append(want, key)
+		g.Go(func() error {
+			_, err := c.PutObject(t.Context(), &awss3.PutObjectInput{Bucket: aws.String("many"), Key: &key, Body: strings.NewReader("x")})
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	list, walk := listed(t, open(t, server, "s3://many", s3server.SecretKey), "")
+	if !slices.Equal(list, want) || !slices.Equal(walk, want) {
+		t.Errorf("%d listed, %d walked, %d are there", len(list), len(walk), n)
+	}
+}
+
+// answers plays a server's listings: keys that a store on a file system cannot
+// hold, as Amazon's can.
+func answers(t *testing.T, keys ...string) *httptest.Server {
+	t.Helper()
+	slices.Sort(keys)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		q := r.URL.Query()
+		if q.Get("list-type") != "2" {
+			w.WriteHeader(http.StatusNotFound)
+			return
+		}
+		prefix, delimiter, after := q.Get("prefix"), q.Get("delimiter"), q.Get("continuation-token")
+		const page = 2
+		var body strings.Builder
+		names, last, more := 0, "", false
+		for _, key := range keys {
+			rest, ok := strings.CutPrefix(key, prefix)
+			if !ok {
+				continue
+			}
+			name, tag := key, "Contents"
+			if head, _, cut := strings.Cut(rest, "/"); delimiter != "" && cut {
+				name, tag = prefix+head+"/", "CommonPrefixes"
+			}
+			if name <= after || name == last {
+				continue
+			}
+			if names == page {
+				more = true
+				break
+			}
+			names, last = names+1, name
+			if tag == "Contents" {
+				fmt.Fprintf(&body, "<Contents><Key>%s</Key><Size>1</Size><ETag>e</ETag><LastModified>2024-01-01T00:00:00.5Z</LastModified></Contents>", name)
+			} else {
+				fmt.Fprintf(&body, "<CommonPrefixes><Prefix>%s</Prefix></CommonPrefixes>", name)
+			}
+		}
+		token := ""
+		if more {
+			token = "<NextContinuationToken>" + last + "</NextContinuationToken>"
+		}
+		fmt.Fprintf(w, "<ListBucketResult><IsTruncated>%v</IsTruncated>%s%s</ListBucketResult>", more, token, body.String())
+	}))
+	t.Cleanup(server.Close)
+	return server
+}
+
+func TestKeysThatNoFileSystemHasAreLeftOutAndAnObjectHidesADirectory(t *testing.T) {
+	server := answers(t, "a", "a//b", "a/b", "a-c", "a.d/x", "b/", "b/c", "d", "d!", "d!/x", "d/e", "d/f/g", "e/./f", "e/../g", "e/h", "/lead")
+	want := []string{"a", "a-c", "a.d/x", "b/c", "d", "d!", "e/h"}
+	list, walk := listed(t, openAt(t, server.URL, "s3://odd", s3server.SecretKey), "")
+	if !slices.Equal(list, want) || !slices.Equal(walk, want) {
+		t.Errorf("listed %q\nwalked %q\nwant   %q", list, walk, want)
+	}
+}
+
+// wire stands between a client and the real server and ends or stalls each
+// connection after some bytes of the answer.
+func wire(t *testing.T, server *s3server.Server, after int64, stall bool) (endpoint string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	stop := make(chan struct{})
+	t.Cleanup(func() {
+		close(stop)
+		l.Close()
+		wg.Wait()
+	})
+	wg.Go(func() {
+		for {
+			in, err := l.Accept()
+			if err != nil {
+				return
+			}
+			out, err := net.Dial("tcp", strings.TrimPrefix(server.Endpoint, "http://"))
+			if err != nil {
+				in.Close()
+				continue
+			}
+			wg.Go(func() {
+				_, _ = io.Copy(out, in)
+				out.Close()
+			})
+			wg.Go(func() {
+				_, _ = io.CopyN(in, out, after)
+				if stall {
+					<-stop
+				}
+				in.Close()
+				out.Close()
+			})
+		}
+	})
+	return "http://" + l.Addr().String()
+}
+
+func TestAServerThatStallsOrBreaksOffIsUnavailable(t *testing.T) {
+	server := s3server.Start(t)
+	c := admin(t, server)
+	if _, err := c.CreateBucket(t.Context(), &awss3.CreateBucketInput{Bucket: aws.String("mine")}); err != nil {
+		t.Fatal(err)
+	}
+	put(t, c, "mine", "big", make([]byte, 4<<20))
+	whole := open(t, server, "s3://mine", s3server.SecretKey)
+	o, err := whole.Stat(t.Context(), "big")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		after int64
+		stall bool
+	}{
+		"it never answers":           {0, true},
+		"it stalls within the body":  {1 << 20, true},
+		"it breaks off in the body":  {1 << 20, false},
+		"it closes every connection": {0, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := openAt(t, wire(t, server, tc.after, tc.stall), "s3://mine", s3server.SecretKey)
+			r, err := s.Open(t.Context(), o, 0, o.Size)
+			if err == nil {
+				_, err = io.Copy(io.Discard, r)
+				r.Close()
+			}
+			if !errors.Is(err, source.ErrUnavailable) {
+				t.Errorf("read: %v", err)
+			}
+			if tc.after == 0 {
+				if _, err := s.Stat(t.Context(), "big"); !errors.Is(err, source.ErrUnavailable) {
+					t.Errorf("stat: %v", err)
+				}
+				if err := s.List(t.Context(), "", func(source.Object) error { return nil }); !errors.Is(err, source.ErrUnavailable) {
+					t.Errorf("list: %v", err)
+				}
+			}
+		})
 	}
 }

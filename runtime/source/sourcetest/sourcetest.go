@@ -122,8 +122,8 @@ func listing(t *testing.T, s source.Store) {
 	// What stat says and what a listing says are one version.
 	err := s.List(t.Context(), "dir", func(o source.Object) error {
 		st, err := s.Stat(t.Context(), o.Path)
-		if err == nil && !o.Dir && st.Version() != o.Version() {
-			err = fmt.Errorf("%s has version %q in a listing and %q by stat", o.Path, o.Version(), st.Version())
+		if err == nil && !o.Dir && (st.Version() != o.Version() || !st.ModTime.Equal(o.ModTime) || st.Size != o.Size) {
+			err = fmt.Errorf("%s is %+v in a listing and %+v by stat", o.Path, o, st)
 		}
 		return err
 	})

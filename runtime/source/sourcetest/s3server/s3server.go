@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -44,6 +45,7 @@ func Start(t *testing.T) *Server {
 func (s *Server) Up(t *testing.T) {
 	t.Helper()
 	s.cmd = exec.Command(binary(t), "--port", s.address, "posix", s.dir)
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // also when the test is killed
 	s.cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY="+AccessKey, "ROOT_SECRET_KEY="+SecretKey)
 	if err := s.cmd.Start(); err != nil {
 		t.Fatalf("start S3 server: %v", err)
@@ -71,12 +73,38 @@ func (s *Server) Down(t *testing.T) {
 	}
 }
 
-// binary is built by `make tools`.
+// version of the gateway's module, the same as hack/tools builds.
+const version = "v1.0.14"
+
+// binary is the gateway; it is built if `make tools` has not done so.
 func binary(t *testing.T) string {
+	t.Helper()
 	_, here, _, _ := runtime.Caller(0)
-	path := filepath.Join(filepath.Dir(here), "..", "..", "..", "..", "out", "bin", "versitygw")
-	if _, err := os.Stat(path); err != nil {
-		t.Fatalf("the S3 server is not built: %v: run `make tools`", err)
+	bin := filepath.Join(filepath.Dir(here), "..", "..", "..", "..", "out", "bin")
+	path := filepath.Join(bin, "versitygw")
+	if err := os.MkdirAll(bin, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	// Packages are tested side by side: one builds, the others wait.
+	lock, err := os.Create(filepath.Join(bin, ".versitygw.lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(path); err == nil {
+		return path
+	}
+	bin, err = filepath.Abs(bin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	build := exec.Command("go", "install", "github.com/versity/versitygw/cmd/versitygw@"+version)
+	build.Env = append(os.Environ(), "GOBIN="+bin, "GOFLAGS=", "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build the S3 server: %v\n%s", err, out)
 	}
 	return path
 }
