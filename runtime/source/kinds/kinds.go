@@ -19,10 +19,16 @@ var s3Schemes = []string{"s3", "s3a", "s3n", "oss", "cos", "cosn", "obs", "gs", 
 // Open opens a source; ErrInvalid names the schemes that are known.
 func Open(ctx context.Context, c source.Config) (source.Store, error) {
 	scheme, _, found := strings.Cut(c.MountPoint, "://")
+	if !found {
+		return nil, fmt.Errorf("open source %q: write it as scheme://…, such as s3://bucket/prefix or pvc://claim: %w", c.MountPoint, source.ErrInvalid)
+	}
 	if dir, ok := contract.SourceDir(c.MountPoint); ok {
 		return posix.Open(dir, c.MountPoint)
 	}
-	if found && slices.Contains(s3Schemes, scheme) {
+	if scheme == "pvc" {
+		return nil, fmt.Errorf("open source %s: write it as pvc://claim or pvc://claim/directory: %w", c.MountPoint, source.ErrInvalid)
+	}
+	if slices.Contains(s3Schemes, scheme) {
 		return s3.Open(ctx, c)
 	}
 	return nil, fmt.Errorf("open source %s: scheme %q is not supported yet; known are pvc, local, %s: %w", c.MountPoint, scheme, strings.Join(s3Schemes, ", "), source.ErrInvalid)

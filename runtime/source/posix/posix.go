@@ -101,17 +101,46 @@ func (s *Store) List(ctx context.Context, dir string, each func(source.Object) e
 
 // Open reads a range of the version o. Its version is compared before the first
 // byte and after the last, so bytes of another version end in ErrChanged.
-func (s *Store) Open(_ context.Context, o source.Object, off, n int64) (io.ReadCloser, error) {
-	f, err := s.root.Open(local(o.Path))
+func (s *Store) Open(ctx context.Context, o source.Object, off, n int64) (io.ReadCloser, error) {
+	// Without blocking: a pipe may have taken the place of the file.
+	f, err := s.root.OpenFile(local(o.Path), os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, s.failed("open", o.Path, err)
 	}
-	r := &reader{store: s, file: f, object: o, off: off, end: min(off+n, o.Size)}
+	end := o.Size
+	if n < o.Size-off {
+		end = off + max(n, 0)
+	}
+	r := &reader{store: s, file: f, object: o, off: off, end: end}
+	if err := settle(ctx, o.ModTime); err != nil {
+		f.Close()
+		return nil, err
+	}
 	if err := r.unchanged(); err != nil {
 		f.Close()
 		return nil, err
 	}
 	return r, nil
+}
+
+// settle waits until a write to a file that was just modified would change its
+// modification time: kernels count in ticks of up to 10 ms, some file systems
+// in whole seconds. Before that, one version may have two contents.
+func settle(ctx context.Context, modified time.Time) error {
+	tick := 20 * time.Millisecond
+	if modified.Nanosecond() == 0 {
+		tick = time.Second
+	}
+	wait := time.Until(modified.Add(tick))
+	if wait <= 0 || wait > tick { // the latter is a clock that goes ahead
+		return nil
+	}
+	select {
+	case <-time.After(wait):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 func (s *Store) object(p string, info fs.FileInfo) (o source.Object, ok bool, err error) {
@@ -145,11 +174,14 @@ func local(p string) string {
 
 func classify(err error) error {
 	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.ENAMETOOLONG):
 		return fmt.Errorf("%w: %w", source.ErrNotExist, err)
 	case errors.Is(err, fs.ErrPermission), strings.Contains(err.Error(), "path escapes from parent"):
 		// The last is what os.Root says of a link that leads out; it has no sentinel.
 		return fmt.Errorf("%w: %w", source.ErrDenied, err)
+	case errors.Is(err, syscall.ESTALE):
+		// A network file system: the file was replaced at its server.
+		return fmt.Errorf("%w: %w", source.ErrChanged, err)
 	default:
 		return fmt.Errorf("%w: %w", source.ErrUnavailable, err)
 	}
@@ -181,10 +213,18 @@ func (r *reader) Read(p []byte) (int, error) {
 	if err == nil && r.off >= r.end {
 		err = r.unchanged()
 	}
+	if err != nil && !known(err) {
+		err = classify(err)
+	}
 	if err != nil {
 		return n, fmt.Errorf("read %s at %d: %w", path.Join(r.store.name, r.object.Path), r.off, err)
 	}
 	return n, nil
+}
+
+// known errors have their meaning already.
+func known(err error) bool {
+	return errors.Is(err, source.ErrChanged) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 func (r *reader) Close() error { return r.file.Close() }
@@ -195,7 +235,7 @@ func (r *reader) unchanged() error {
 		return r.store.failed("stat", r.object.Path, err)
 	}
 	now := source.Object{Size: info.Size(), ModTime: info.ModTime()}
-	if now.Version() != r.object.Version() {
+	if !info.Mode().IsRegular() || now.Version() != r.object.Version() {
 		return fmt.Errorf("read %s: modified %s, listed with %s: %w", path.Join(r.store.name, r.object.Path),
 			info.ModTime().Format(time.RFC3339Nano), r.object.ModTime.Format(time.RFC3339Nano), source.ErrChanged)
 	}

@@ -26,11 +26,11 @@ import (
 // Options under which users of Fluid and Alluxio write the same thing; the
 // first that is set wins.
 var (
-	optEndpoint  = []string{"endpoint", "alluxio.underfs.s3.endpoint", "s3.endpoint", "fs.s3a.endpoint", "url"}
+	optEndpoint  = []string{"endpoint", "alluxio.underfs.s3.endpoint", "s3.endpoint", "fs.s3a.endpoint", "fs.oss.endpoint", "fs.obs.endpoint", "fs.tos.endpoint", "url"}
 	optRegion    = []string{"region", "alluxio.underfs.s3.region", "s3.region", "alluxio.underfs.s3.endpoint.region"}
 	optPathStyle = []string{"path-style", "alluxio.underfs.s3.disable.dns.buckets", "fs.s3a.path.style.access"}
-	optAccessKey = []string{"aws.accessKeyId", "access-key", "fs.s3a.access.key", "s3a.accessKeyId", "accessKeyId"}
-	optSecretKey = []string{"aws.secretKey", "secret-key", "fs.s3a.secret.key", "s3a.accessKeySecret", "secretKey", "aws.secretAccessKey"}
+	optAccessKey = []string{"aws.accessKeyId", "access-key", "fs.s3a.access.key", "s3a.accessKeyId", "fs.oss.accessKeyId", "fs.obs.access.key", "fs.tos.access-key-id", "fs.cosn.userinfo.secretId", "accessKeyId"}
+	optSecretKey = []string{"aws.secretKey", "secret-key", "fs.s3a.secret.key", "s3a.accessKeySecret", "fs.oss.accessKeySecret", "fs.obs.secret.key", "fs.tos.secret-access-key", "fs.cosn.userinfo.secretKey", "secretKey", "aws.secretAccessKey"}
 	optToken     = []string{"aws.sessionToken", "session-token", "fs.s3a.session.token"}
 	optTimeout   = []string{"socket-timeout", "alluxio.underfs.s3.socket.timeout"}
 )
