@@ -199,7 +199,7 @@ func (e *engine) command(name string, tune func(*contract.RuntimeConfig), args .
 	p := &process{cmd: exec.Command(binary, args...), log: &logFile{}, ended: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	p.cmd.Env = append(os.Environ(),
+	p.cmd.Env = append(os.Environ(), "AWS_EC2_METADATA_DISABLED=true",
 		contract.EnvRuntimeConfig+"="+file, contract.EnvMasterAddress+"="+e.rpc, contract.EnvPodName+"="+name,
 		contract.EnvNodeName+"=node-of-"+name, contract.EnvPodIP+"=127.0.0.1", contract.EnvRuntimeMountPath+"="+e.mount)
 	return p
@@ -526,7 +526,7 @@ func TestAMountThatIsBrokenDoesNotTouchTheOthers(t *testing.T) {
 	want := e.fill(1 << 20)
 	e.config.Mounts = append(e.config.Mounts,
 		contract.MountConfig{MountPoint: "s3://bucket", Name: "down", Path: "/deep/down", Options: map[string]string{
-			"alluxio.underfs.s3.endpoint": "http://" + freeAddress(t), "alluxio.underfs.s3.inherit.acl": "false",
+			"alluxio.underfs.s3.endpoint": "http://" + freeAddress(t), "aws.accessKeyId": "nobody", "aws.secretKey": "nothing",
 		}},
 		contract.MountConfig{MountPoint: "ftpx://host/x", Name: "unknown"},
 		contract.MountConfig{MountPoint: "s3://other", Name: "nosecret", EncryptOptions: map[string]string{"aws.accessKeyId": e.dir + "/none"}})
