@@ -13,9 +13,11 @@ type metrics struct {
 	registerer prometheus.Registerer
 	read       *prometheus.CounterVec // bytes by the way they came
 	fallbacks  *prometheus.CounterVec // ways that did not lead to the bytes, by why
+	memory     prometheus.GaugeFunc
 }
 
-func newMetrics(r prometheus.Registerer) *metrics {
+// newMetrics makes the metrics; held tells the bytes that are held in memory.
+func newMetrics(r prometheus.Registerer, held func() int64) *metrics {
 	m := &metrics{
 		registerer: r,
 		read: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -24,9 +26,12 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		fallbacks: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "millrace_client_fallbacks_total", Help: "Ways that did not lead to the bytes, so that the next was taken.",
 		}, []string{"reason"}),
+		memory: prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "millrace_client_memory_bytes", Help: "Bytes of remote blocks that are held in memory.",
+		}, func() float64 { return float64(held()) }),
 	}
 	if r != nil {
-		r.MustRegister(m.read, m.fallbacks)
+		r.MustRegister(m.read, m.fallbacks, m.memory)
 	}
 	return m
 }
@@ -35,6 +40,7 @@ func (m *metrics) unregister() {
 	if m.registerer != nil {
 		m.registerer.Unregister(m.read)
 		m.registerer.Unregister(m.fallbacks)
+		m.registerer.Unregister(m.memory)
 	}
 }
 

@@ -108,11 +108,12 @@ func New(cfg Config) (*Reader, error) {
 	r := &Reader{
 		cfg: cfg, log: cfg.Logger, conn: conn, master: wirepb.NewMasterClient(conn),
 		client: wire.NewClient(cfg.Peers), sources: origin.New(cfg.Mounts),
-		names: newNames(cfg.MaxEntries), m: newMetrics(cfg.Registerer),
+		names:  newNames(cfg.MaxEntries),
 		events: make(chan fuse.Invalidation, 1024), refreshing: map[uint64]bool{},
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	r.blocks = newBlockCache(r.ctx, cfg.MemoryBytes, &r.wg)
+	r.m = newMetrics(cfg.Registerer, r.blocks.bytes)
 	r.local = newNode(cfg.Socket, cfg.Peers.Silence, r.log)
 	r.local.dial(r.ctx) // the first files need not wait for the loop below
 	r.wg.Go(func() { r.local.run(r.ctx) })

@@ -44,11 +44,9 @@ type boss struct {
 
 type bossStream struct {
 	wirepb.Master_AttachServer
-	boss *boss
-	// Under boss.mu.
-	reports []*wirepb.WorkerReport
+	boss    *boss
+	reports []*wirepb.WorkerReport // under boss.mu
 	end     chan struct{}
-	ended   bool
 }
 
 func newBoss(t *testing.T, members ...*wirepb.Member) *boss {
