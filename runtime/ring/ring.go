@@ -4,7 +4,6 @@
 package ring
 
 import (
-	"cmp"
 	"encoding/binary"
 	"math"
 	"slices"
@@ -25,23 +24,37 @@ type Member struct {
 //
 // The score is -weight/ln(h) with h uniform in (0,1): the logarithmic method of
 // Schindelhauer and Schomaker, which makes shares proportional to weights.
+//
+// Which member owns what is a promise between processes of different releases.
 func Owners(key string, stripe int64, members []Member, n int) []Member {
 	type scored struct {
 		Member
 		score float64
 	}
-	all := make([]scored, 0, len(members))
+	better := func(a, b scored) bool {
+		return a.score > b.score || a.score == b.score && a.Name < b.Name
+	}
+	if n = min(n, len(members)); n <= 0 {
+		return nil
+	}
+	best := make([]scored, 0, n+1) // the first n so far, the best first
 	for _, m := range members {
-		if m.Weight > 0 {
-			all = append(all, scored{m, -float64(m.Weight) / math.Log(uniform(key, stripe, m.Name))})
+		if m.Weight <= 0 {
+			continue
+		}
+		s := scored{m, -float64(m.Weight) / math.Log(uniform(key, stripe, m.Name))}
+		at := len(best)
+		for at > 0 && better(s, best[at-1]) {
+			at--
+		}
+		if at < n {
+			best = slices.Insert(best, at, s)
+			best = best[:min(n, len(best))]
 		}
 	}
-	slices.SortFunc(all, func(a, b scored) int {
-		return cmp.Or(cmp.Compare(b.score, a.score), cmp.Compare(a.Name, b.Name))
-	})
-	out := make([]Member, 0, min(n, len(all)))
-	for _, s := range all[:min(n, len(all))] {
-		out = append(out, s.Member)
+	out := make([]Member, len(best))
+	for i, s := range best {
+		out[i] = s.Member
 	}
 	return out
 }

@@ -3,6 +3,7 @@ package ring_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"github.com/millrace/millrace/runtime/ring"
@@ -66,5 +67,62 @@ func TestOwnersAreDistinctAndAtMostTheMembersWithWeight(t *testing.T) {
 	got := ring.Owners("k", 0, members(1, 0, 1), 5)
 	if len(got) != 2 || got[0].Name == got[1].Name {
 		t.Errorf("owners %v", got)
+	}
+}
+
+func TestAMemberThatLeavesMovesOnlyItsShare(t *testing.T) {
+	before := members(1, 1, 1, 1, 1)
+	after := before[:4]
+	for i := range stripes {
+		if a, b := first(before, i), first(after, i); a != b && a != "worker-4" {
+			t.Fatalf("a stripe of %s moved to %s", a, b)
+		}
+	}
+}
+
+func TestTheSecondOwnerTakesOverWhenTheFirstLeaves(t *testing.T) {
+	m := members(1, 2, 3, 4)
+	for i := range int64(500) {
+		owners := ring.Owners("k", i, m, 2)
+		var rest []ring.Member
+		for _, x := range m {
+			if x != owners[0] {
+				rest = append(rest, x)
+			}
+		}
+		if next := ring.Owners("k", i, rest, 1)[0]; next != owners[1] {
+			t.Fatalf("stripe %d goes to %s, the second owner was %s", i, next.Name, owners[1].Name)
+		}
+	}
+}
+
+// Workers and readers of two releases must agree during an upgrade.
+func TestPlacementNeverChanges(t *testing.T) {
+	var got []string
+	for i := range int64(8) {
+		for _, m := range ring.Owners("0123456789abcdef0123456789abcdef", i, members(1<<30, 1<<30, 2<<30), 2) {
+			got = append(got, strings.TrimPrefix(m.Name, "worker-"))
+		}
+	}
+	if want := "2121021010120221"; strings.Join(got, "") != want {
+		t.Errorf("owners %s, want %s", strings.Join(got, ""), want)
+	}
+}
+
+func TestNobodyOwnsAnythingWithoutMembers(t *testing.T) {
+	for _, got := range [][]ring.Member{ring.Owners("k", 0, nil, 2), ring.Owners("k", 0, members(0, 0), 2), ring.Owners("k", 0, members(1), 0)} {
+		if len(got) != 0 {
+			t.Errorf("owners %v", got)
+		}
+	}
+}
+
+func BenchmarkOwners(b *testing.B) {
+	m := members(make([]int64, 1000)...)
+	for i := range m {
+		m[i].Weight = int64(i + 1)
+	}
+	for b.Loop() {
+		ring.Owners("0123456789abcdef0123456789abcdef", 7, m, 2)
 	}
 }

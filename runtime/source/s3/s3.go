@@ -66,10 +66,11 @@ func Open(ctx context.Context, c source.Config) (*Store, error) {
 	}
 	get := func(names []string) string {
 		for _, name := range names {
-			if v := c.EncryptOptions[name]; v != "" {
+			// Values that come from files often end in a line feed.
+			if v := strings.TrimSpace(c.EncryptOptions[name]); v != "" {
 				return v
 			}
-			if v := c.Options[name]; v != "" {
+			if v := strings.TrimSpace(c.Options[name]); v != "" {
 				return v
 			}
 		}
