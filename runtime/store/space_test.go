@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -267,6 +268,71 @@ func TestALeaseThatOutlivesTheStoreTouchesNothing(t *testing.T) {
 	whole.Close()
 	empty.Close()
 	check(t, again, key(1), block)
+}
+
+func TestTheDiskNeverHoldsMoreThanTheQuota(t *testing.T) {
+	dir := tmpfs(t, "16m")
+	const quota = 40 * block
+	s := open(t, dir, quota, nil)
+	stop := make(chan struct{})
+	var writers, watcher sync.WaitGroup
+	var most int64
+	watcher.Go(func() {
+		for {
+			var st unix.Statfs_t
+			if err := unix.Statfs(dir, &st); err != nil {
+				t.Error(err)
+				return
+			}
+			most = max(most, int64(st.Blocks-st.Bfree)*st.Bsize)
+			select {
+			case <-stop:
+				return
+			default:
+			}
+		}
+	})
+	for w := range 6 {
+		writers.Go(func() {
+			for i := range 150 {
+				k := key(w*1000 + i%30)
+				err := fill(s, k, int64(i%30%5)*block+1, i%2 == 0)
+				if err != nil && !errors.Is(err, store.ErrNoSpace) {
+					t.Error(err)
+				}
+				if i%3 == 0 {
+					s.Drop(k)
+				}
+			}
+		})
+	}
+	writers.Wait()
+	close(stop)
+	watcher.Wait()
+	journal, err := os.Stat(filepath.Join(dir, "millrace-v1", "journal"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if most > quota+journal.Size()+2*4096 {
+		t.Errorf("%d bytes were on the disk, the quota is %d and the journal %d", most, quota, journal.Size())
+	}
+	if used, _ := s.Usage(); used != onDisk(t, dir) {
+		t.Errorf("used %d, on disk %d", used, onDisk(t, dir))
+	}
+}
+
+func TestATierThatCannotBeUsedIsNamed(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "not-a-directory")
+	if err := os.WriteFile(path, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	_, err := store.Open(t.Context(), store.Options{Tiers: []store.Tier{
+		{Medium: "MEM", Dirs: []store.Dir{{Path: t.TempDir(), QuotaBytes: 1 << 20}}},
+		{Medium: "SSD", Dirs: []store.Dir{{Path: path, QuotaBytes: 1 << 20}}},
+	}})
+	if err == nil || !strings.Contains(err.Error(), "level 1 (SSD)") || !strings.Contains(err.Error(), path) {
+		t.Errorf("error %v", err)
+	}
 }
 
 // BenchmarkRecover opens a store of many small files.
