@@ -366,7 +366,7 @@ func (e *engine) sum(name string, middle func()) (string, error) {
 
 func TestTheWholePath(t *testing.T) {
 	e := newEngine(t, 2)
-	want := e.fill(150 << 20)
+	want := e.fill(100 << 20)
 	e.startMaster()
 	e.startWorker(0, "1Gi")
 	e.startWorker(1, "1Gi")
@@ -406,7 +406,7 @@ func TestALoadWithoutRoomFailsAndSaysSo(t *testing.T) {
 
 func TestReadsGoOnWhenWorkersAndTheMasterDie(t *testing.T) {
 	e := newEngine(t, 2)
-	want := e.fill(150 << 20)
+	want := e.fill(100 << 20)
 	e.startMaster()
 	e.startWorker(0, "1Gi")
 	e.startWorker(1, "1Gi")
@@ -433,7 +433,7 @@ func TestReadsGoOnWhenWorkersAndTheMasterDie(t *testing.T) {
 
 func TestALoadCompletesAlthoughAWorkerAndTheMasterDie(t *testing.T) {
 	e := newEngine(t, 2)
-	e.fill(400 << 20)
+	e.fill(250 << 20)
 	e.startMaster()
 	e.startWorker(0, "1Gi")
 	e.startWorker(1, "1Gi")

@@ -46,7 +46,7 @@ func newCache(t *testing.T, workers int, dirs map[string]string) *cache {
 			return posix.Open(dir, "local://"+dir)
 		}})
 	}
-	m, err := master.New(master.Options{Mounts: c.mounts, Workers: workers, TTL: time.Second})
+	m, err := master.New(master.Options{Mounts: c.mounts, Workers: workers, TTL: time.Second, StripeBytes: 8 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,7 +175,7 @@ func TestTheEngineInOneProcess(t *testing.T) {
 	outer, inner := t.TempDir(), t.TempDir()
 	random := rand.NewChaCha8([32]byte{1})
 	for name, size := range map[string]int{
-		outer + "/big": 70 << 20, outer + "/a/small": 100, outer + "/empty": 0, inner + "/x y": 5 << 20, inner + "/d/e/f": 1,
+		outer + "/big": 20 << 20, outer + "/a/small": 100, outer + "/empty": 0, inner + "/x y": 5 << 20, inner + "/d/e/f": 1,
 	} {
 		data := make([]byte, size)
 		_, _ = random.Read(data)
@@ -202,7 +202,7 @@ func TestTheEngineInOneProcess(t *testing.T) {
 		t.Errorf("read %d files of the inner mount", n)
 	}
 	sum := c.master.Summary()
-	if sum.CachedBytes != sum.UFSTotalBytes || sum.UFSTotalBytes != 75<<20+101 || sum.FileNum != 5 {
+	if sum.CachedBytes != sum.UFSTotalBytes || sum.UFSTotalBytes != 25<<20+101 || sum.FileNum != 5 {
 		t.Errorf("summary %+v", sum)
 	}
 	if p := c.load(&wirepb.LoadRequest{Id: "2", Targets: []*wirepb.LoadTarget{{Path: "/", Replicas: 2}}}); p.GetPhase() != contract.LoadComplete {
