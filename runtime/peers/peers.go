@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+	"google.golang.org/grpc"
 
 	"github.com/millrace/millrace/runtime/ring"
 	"github.com/millrace/millrace/runtime/wire/wirepb"
@@ -88,7 +89,7 @@ func Index(owners []*wirepb.Member, name string) int {
 func Watch(ctx context.Context, master wirepb.MasterClient, who *wirepb.WatchRequest, log *slog.Logger, each func(event *wirepb.WatchEvent, fresh bool)) {
 	wait := NewBackOff()
 	for ctx.Err() == nil {
-		stream, err := master.Watch(ctx, who)
+		stream, err := master.Watch(ctx, who, grpc.WaitForReady(true))
 		for fresh := true; err == nil; fresh = false {
 			var event *wirepb.WatchEvent
 			if event, err = stream.Recv(); err == nil {
@@ -106,7 +107,7 @@ func Watch(ctx context.Context, master wirepb.MasterClient, who *wirepb.WatchReq
 // NewBackOff paces those who try for ever.
 func NewBackOff() *backoff.ExponentialBackOff {
 	b := backoff.NewExponentialBackOff()
-	b.InitialInterval, b.MaxInterval = 100*time.Millisecond, 3*time.Second
+	b.InitialInterval, b.MaxInterval = 100*time.Millisecond, time.Second
 	return b
 }
 

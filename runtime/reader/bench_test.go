@@ -1,13 +1,16 @@
 package reader_test
 
 import (
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"testing"
 
+	"github.com/millrace/millrace/apis/contract"
 	"github.com/millrace/millrace/runtime/fuse"
 	"github.com/millrace/millrace/runtime/reader"
+	"github.com/millrace/millrace/runtime/wire/wirepb"
 )
 
 // The ways of 256 MiB in reads of 1 MiB. Compare within one run: a miss with a
@@ -116,4 +119,32 @@ func BenchmarkRemoteHit(b *testing.B) {
 	drain(b, f)
 	f.Close()
 	benchRead(b, s, r)
+}
+
+// BenchmarkLoadOfSmallFiles brings 4,000 files of 64 KiB into two workers.
+func BenchmarkLoadOfSmallFiles(b *testing.B) {
+	const files, size = 4000, 64 << 10
+	b.SetBytes(files * size)
+	for b.Loop() {
+		b.StopTimer()
+		s := newScene(b, nil)
+		for i := range files {
+			name := fmt.Sprintf("d%02d/%04d", i%40, i)
+			s.put(name, content(name, size))
+		}
+		stops := []func(){s.worker("a", 1<<30), s.worker("b", 1<<30)}
+		s.until("no metadata", func() bool { return s.master.Summary().FileNum == files })
+		b.StartTimer()
+		p := s.load(&wirepb.LoadRequest{Id: "x"})
+		b.StopTimer()
+		if p.GetPhase() != contract.LoadComplete || p.GetFilesDone() != files {
+			b.Fatalf("%+v", p)
+		}
+		for _, stop := range stops {
+			stop()
+		}
+		os.RemoveAll(s.dir)
+		b.StartTimer()
+	}
+	b.ReportMetric(files*float64(b.N)/b.Elapsed().Seconds(), "files/s")
 }

@@ -553,26 +553,9 @@ func TestALoadFillsTheCacheAndARetireEmptiesIt(t *testing.T) {
 		dirs[n] = t.TempDir()
 		s.workerIn(n, dirs[n], 1<<30)
 	}
-	conn, err := grpc.NewClient(s.addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
 	load := func(id string, targets ...*wirepb.LoadTarget) *wirepb.LoadProgress {
 		t.Helper()
-		stream, err := wirepb.NewMasterClient(conn).Load(t.Context(), &wirepb.LoadRequest{Id: id, Targets: targets, LoadMetadata: true})
-		if err != nil {
-			t.Fatal(err)
-		}
-		for {
-			p, err := stream.Recv()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if p.GetPhase() != contract.LoadRunning {
-				return p
-			}
-		}
+		return s.load(&wirepb.LoadRequest{Id: id, Targets: targets, LoadMetadata: true})
 	}
 	start := time.Now()
 	if p := load("one"); p.GetPhase() != contract.LoadComplete || p.GetBytesDone() != p.GetBytesTotal() || p.GetFilesDone() != int64(300+len(files)) {

@@ -22,6 +22,7 @@ import (
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 
+	"github.com/millrace/millrace/apis/contract"
 	"github.com/millrace/millrace/runtime/fuse"
 	"github.com/millrace/millrace/runtime/master"
 	"github.com/millrace/millrace/runtime/namespace"
@@ -30,6 +31,7 @@ import (
 	"github.com/millrace/millrace/runtime/source/posix"
 	"github.com/millrace/millrace/runtime/store"
 	"github.com/millrace/millrace/runtime/wire"
+	"github.com/millrace/millrace/runtime/wire/wirepb"
 	"github.com/millrace/millrace/runtime/worker"
 )
 
@@ -308,6 +310,29 @@ func (s *scene) reader(node string, change func(*reader.Config)) *reader.Reader 
 	want := s.workers()
 	s.until("the reader does not hear of the workers", func() bool { return r.Workers() >= want })
 	return r
+}
+
+// load runs a load job to its end.
+func (s *scene) load(request *wirepb.LoadRequest) *wirepb.LoadProgress {
+	s.t.Helper()
+	conn, err := wire.DialMaster(s.addr)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer conn.Close()
+	stream, err := wirepb.NewMasterClient(conn).Load(s.t.Context(), request)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for {
+		p, err := stream.Recv()
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		if p.GetPhase() != contract.LoadRunning {
+			return p
+		}
+	}
 }
 
 func (s *scene) until(what string, ok func() bool) {
