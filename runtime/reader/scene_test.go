@@ -3,6 +3,7 @@ package reader_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -149,12 +150,20 @@ func quiet() *slog.Logger {
 	return slog.New(slog.DiscardHandler)
 }
 
-// content is what the file of a name has: another name, other bytes.
+// content is what the file of a name has: another name or another place, other
+// bytes. It repeats itself but for the number in each page, to be quick to make.
 func content(name string, size int) []byte {
+	const page = 4096
 	var seed [32]byte
 	copy(seed[:], name)
 	p := make([]byte, size)
-	rand.NewChaCha8(seed).Read(p)
+	n, _ := rand.NewChaCha8(seed).Read(p[:min(size, 16*page)])
+	for n < size {
+		n += copy(p[n:], p[:n])
+	}
+	for at := 0; at+8 <= size; at += page {
+		binary.LittleEndian.PutUint64(p[at:], uint64(at)^binary.LittleEndian.Uint64(seed[:]))
+	}
 	return p
 }
 
