@@ -383,13 +383,13 @@ func TestABlockedReadDoesNotHoldUpOthersAndCanBeInterrupted(t *testing.T) {
 	const readers = 16 // more than wait at the device
 	errs := make(chan error, readers)
 	for i := range readers {
-		f := open(t, m.path("slow"))
+		f := open(t, m.path("slow")) // while the reads of others block
 		go func() {
 			_, err := f.ReadAt(make([]byte, 10), int64(i)<<16)
 			errs <- err
 		}()
+		eventually(t, "a read blocks", func() bool { return m.Reads.Load() >= 1 })
 	}
-	eventually(t, "some reads block", func() bool { return m.Reads.Load() >= 1 })
 	if _, err := os.Stat(m.path("d/f")); err != nil {
 		t.Error(err)
 	}

@@ -140,7 +140,7 @@ func TestPinnedFilesAreBoundedInNumberAndTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const extra = 10
 		for ino := range uint64(maxPinned + extra) {
-			if _, err := files.open(t.Context(), ino+2, fileNode(ino+2, "v1")); err != nil {
+			if _, _, err := files.open(t.Context(), ino+2, fileNode(ino+2, "v1")); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -166,16 +166,16 @@ func TestPinnedFilesAreBoundedInNumberAndTime(t *testing.T) {
 
 func TestAPinnedFileIsNotGivenForAnotherVersion(t *testing.T) {
 	s, d, files := newShelf(t)
-	if _, err := files.open(t.Context(), 7, fileNode(7, "v1")); err != nil {
+	if _, _, err := files.open(t.Context(), 7, fileNode(7, "v1")); err != nil {
 		t.Fatal(err)
 	}
 	files.release(7) // pinned; the kernel forgets the node and learns of v2
 	s.version = "v2"
-	f, err := files.open(t.Context(), 7, fileNode(7, "v2"))
+	o, _, err := files.open(t.Context(), 7, fileNode(7, "v2"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := f.file.Version(); got != "v2" {
+	if got := o.file.Version(); got != "v2" {
 		t.Errorf("got the file of %s", got)
 	}
 	files.closeAll()
@@ -186,10 +186,29 @@ func TestAPinnedFileIsNotGivenForAnotherVersion(t *testing.T) {
 
 func TestAFileOfAnotherVersionThanLookedUpIsStale(t *testing.T) {
 	s, _, files := newShelf(t)
-	if _, err := files.open(t.Context(), 7, fileNode(7, "v0")); !errors.Is(err, syscall.ESTALE) {
+	if _, _, err := files.open(t.Context(), 7, fileNode(7, "v0")); !errors.Is(err, syscall.ESTALE) {
 		t.Errorf("open: %v, want ESTALE", err)
 	}
 	if s.open != 0 || len(files.byNode) != 0 {
 		t.Errorf("%d open, %d kept", s.open, len(files.byNode))
+	}
+}
+
+func TestAFileIsNotClosedUnderARead(t *testing.T) {
+	s, d, files := newShelf(t)
+	if _, _, err := files.open(t.Context(), 7, fileNode(7, "v1")); err != nil {
+		t.Fatal(err)
+	}
+	o, ok := files.beginRead(7)
+	if !ok {
+		t.Fatal("the file is not there to be read")
+	}
+	files.closeAll()
+	if s.open != 1 || d.unregistered != 0 {
+		t.Errorf("%d open and %d unregistered during the read", s.open, d.unregistered)
+	}
+	files.endRead(o)
+	if s.open != 0 || d.unregistered != 1 {
+		t.Errorf("%d open and %d unregistered after the read", s.open, d.unregistered)
 	}
 }

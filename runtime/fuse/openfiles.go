@@ -32,38 +32,44 @@ const (
 
 // openFiles has one openFile for each node that is open, or was until lately.
 //
-// Locks: who holds openFile.mu may take mu, never the reverse.
+// Nothing waits for a source with mu held, and nobody waits for a READ: an open
+// of a file that others read goes through while they wait for its bytes.
 type openFiles struct {
 	fs     FileSystem
 	dev    Device
 	log    *slog.Logger
 	m      *metrics
 	now    func() time.Time
-	mu     sync.Mutex // guards what follows
+	mu     sync.Mutex // guards what follows, and what says so below
 	byNode map[uint64]*openFile
 	// pinned has the openFiles in passthrough that nobody has open, the one
 	// left last in front.
 	pinned *list.List
 }
 
-// openFile is a node's File, shared by every handle of the node: a node is one
-// version, so the handles differ in nothing.
+// openFile is a node that is open, or was until lately.
 type openFile struct {
 	id, ino uint64
+	filling sync.Mutex // held by the one that opens the File
 
 	// Under openFiles.mu.
-	opens     int // OPENs answered or being answered, less RELEASEs
+	opens     int     // OPENs answered or being answered, less RELEASEs
+	opened    *opened // nil until it is
 	pin       *list.Element
 	idleSince time.Time
-	pinnable  bool // worth keeping while nobody has it open
+}
 
-	// mu is held exclusively while the File is opened and closed, shared
-	// while it is read.
-	mu      sync.RWMutex
+// opened is a File and how the kernel reads it, shared by every handle of the
+// node: a node is one version, so the handles differ in nothing.
+type opened struct {
 	file    File
 	node    Node
 	mode    mode
 	backing int32
+
+	// Under openFiles.mu.
+	reads  int  // READs in hand
+	doomed bool // to be closed by the last of them
 }
 
 func newOpenFiles(fs FileSystem, dev Device, log *slog.Logger, m *metrics) *openFiles {
@@ -74,43 +80,75 @@ func newOpenFiles(fs FileSystem, dev Device, log *slog.Logger, m *metrics) *open
 	}
 }
 
-// open gives the node's openFile one more handle. The caller has found that id
-// speaks of n.
-func (t *openFiles) open(ctx context.Context, id uint64, n Node) (*openFile, error) {
-	f := t.acquire(id, n.Ino)
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.file != nil && versionOf(f.node) == versionOf(n) {
-		return f, nil
+// open gives the node one more handle. The caller has found that id speaks of
+// n; fresh tells that the File was not open before.
+func (t *openFiles) open(ctx context.Context, id uint64, n Node) (o *opened, fresh bool, err error) {
+	f, o := t.acquire(id, n)
+	if o != nil {
+		return o, false, nil
 	}
-	// The kernel may have forgotten the node since the file was pinned, and
-	// have learnt of it anew in another version: then nobody has it open.
-	t.closeFile(f)
-	if err := t.fill(ctx, f, n); err != nil {
+	f.filling.Lock()
+	defer f.filling.Unlock()
+	if o := t.current(f, n); o != nil {
+		return o, false, nil // another has opened it meanwhile
+	}
+	if o, err = t.fill(ctx, f.ino, n); err != nil {
 		t.abandon(f)
-		return nil, err
+		return nil, false, err
 	}
 	t.mu.Lock()
-	f.pinnable = f.mode == modePassthrough
+	f.opened = o
 	t.mu.Unlock()
-	return f, nil
+	return o, true, nil
+}
+
+// acquire counts a handle; o is nil if the File is to be opened.
+func (t *openFiles) acquire(id uint64, n Node) (f *openFile, o *opened) {
+	t.mu.Lock()
+	if f = t.byNode[id]; f == nil {
+		f = &openFile{id: id, ino: n.Ino}
+		t.byNode[id] = f
+	}
+	f.opens++
+	if f.pin != nil {
+		t.pinned.Remove(f.pin)
+		f.pin = nil
+	}
+	t.mu.Unlock()
+	return f, t.current(f, n)
+}
+
+// current is what f has of n. The kernel may have forgotten the node since the
+// file was pinned, and have learnt of it anew in another version: then nobody
+// has the former one open, and it is closed.
+func (t *openFiles) current(f *openFile, n Node) *opened {
+	t.mu.Lock()
+	o := f.opened
+	if o == nil || versionOf(o.node) == versionOf(n) {
+		t.mu.Unlock()
+		return o
+	}
+	victim := t.takeLocked(f)
+	t.mu.Unlock()
+	t.close(victim)
+	return nil
 }
 
 // fill opens the File and decides the mode.
-func (t *openFiles) fill(ctx context.Context, f *openFile, n Node) error {
-	file, err := t.fs.Open(ctx, f.ino)
+func (t *openFiles) fill(ctx context.Context, ino uint64, n Node) (*opened, error) {
+	file, err := t.fs.Open(ctx, ino)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if v := file.Version(); v != n.Version {
 		_ = file.Close()
-		return syscall.ESTALE // changed since Lookup; the kernel looks again
+		return nil, syscall.ESTALE // changed since Lookup; the kernel looks again
 	}
-	f.file, f.node, f.mode = file, n, modeCached
+	o := &opened{file: file, node: n, mode: modeCached}
 	if id, ok := t.register(file, n); ok {
-		f.mode, f.backing = modePassthrough, id
+		o.mode, o.backing = modePassthrough, id
 	}
-	return nil
+	return o, nil
 }
 
 // register gives the complete local copy to the kernel. Where that cannot be,
@@ -134,23 +172,7 @@ func (t *openFiles) register(file File, n Node) (id int32, ok bool) {
 	return id, true
 }
 
-func (t *openFiles) acquire(id, ino uint64) *openFile {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	f := t.byNode[id]
-	if f == nil {
-		f = &openFile{id: id, ino: ino}
-		t.byNode[id] = f
-	}
-	f.opens++
-	if f.pin != nil {
-		t.pinned.Remove(f.pin)
-		f.pin = nil
-	}
-	return f
-}
-
-// abandon takes back acquire for an openFile that has no File.
+// abandon takes back acquire for a File that could not be opened.
 func (t *openFiles) abandon(f *openFile) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -168,10 +190,9 @@ func (t *openFiles) release(id uint64) {
 		t.mu.Unlock()
 		return // a handle of a former server
 	}
-	f.opens--
-	var victims []*openFile
-	if f.opens == 0 {
-		if f.pinnable {
+	var victims []*opened
+	if f.opens--; f.opens == 0 {
+		if f.opened != nil && f.opened.mode == modePassthrough {
 			f.idleSince, f.pin = t.now(), t.pinned.PushFront(f)
 		} else {
 			victims = append(victims, t.dropLocked(f))
@@ -181,97 +202,113 @@ func (t *openFiles) release(id uint64) {
 		victims = append(victims, t.dropLocked(t.pinned.Back().Value.(*openFile)))
 	}
 	t.mu.Unlock()
-	t.close(victims)
+	t.close(victims...)
 }
 
 // expire closes what has been pinned for too long.
 func (t *openFiles) expire() {
 	t.mu.Lock()
-	var victims []*openFile
+	var victims []*opened
 	for e := t.pinned.Back(); e != nil && t.now().Sub(e.Value.(*openFile).idleSince) >= pinnedIdle; e = t.pinned.Back() {
 		victims = append(victims, t.dropLocked(e.Value.(*openFile)))
 	}
 	t.mu.Unlock()
-	t.close(victims)
+	t.close(victims...)
 }
 
 // unpin closes the node's file if nobody has it open: its version is of no more use.
 func (t *openFiles) unpin(id uint64) {
 	t.mu.Lock()
-	var victims []*openFile
+	var victim *opened
 	if f := t.byNode[id]; f != nil && f.pin != nil {
-		victims = append(victims, t.dropLocked(f))
+		victim = t.dropLocked(f)
 	}
 	t.mu.Unlock()
-	t.close(victims)
+	t.close(victim)
 }
 
 // closeAll closes every file. The kernel asks nothing any more.
 func (t *openFiles) closeAll() {
 	t.mu.Lock()
-	var victims []*openFile
+	var victims []*opened
 	for _, f := range t.byNode {
 		victims = append(victims, t.dropLocked(f))
 	}
 	t.mu.Unlock()
-	t.close(victims)
+	t.close(victims...)
 }
 
-// dropLocked takes f out of the table.
-func (t *openFiles) dropLocked(f *openFile) *openFile {
+// dropLocked takes f out of the table and returns what is to be closed, if
+// anything.
+func (t *openFiles) dropLocked(f *openFile) *opened {
 	delete(t.byNode, f.id)
 	if f.pin != nil {
 		t.pinned.Remove(f.pin)
 		f.pin = nil
 	}
-	return f
+	return t.takeLocked(f)
 }
 
-func (t *openFiles) close(files []*openFile) {
-	for _, f := range files {
-		f.mu.Lock()
-		t.closeFile(f)
-		f.mu.Unlock()
+// takeLocked takes the File from f and returns it for the caller to close; a
+// READ in hand closes it in his place.
+func (t *openFiles) takeLocked(f *openFile) *opened {
+	o := f.opened
+	f.opened = nil
+	if o != nil && o.reads > 0 {
+		o.doomed = true
+		return nil
 	}
+	return o
 }
 
-// closeFile gives up what f has. f.mu is held exclusively.
-func (t *openFiles) closeFile(f *openFile) {
-	if f.mode == modePassthrough {
-		if err := t.dev.UnregisterBacking(f.backing); err != nil {
-			t.log.Warn("unregister a backing file", "ino", f.ino, "err", err)
+// close gives up Files, without a lock held. Nil is nothing to give up.
+func (t *openFiles) close(files ...*opened) {
+	for _, o := range files {
+		if o == nil {
+			continue
 		}
-		t.m.backings.Dec()
-	}
-	if f.file != nil {
-		if err := f.file.Close(); err != nil {
-			t.log.Warn("close a file", "ino", f.ino, "err", err)
+		if o.mode == modePassthrough {
+			if err := t.dev.UnregisterBacking(o.backing); err != nil {
+				t.log.Warn("unregister a backing file", "ino", o.node.Ino, "err", err)
+			}
+			t.m.backings.Dec()
+		}
+		if err := o.file.Close(); err != nil {
+			t.log.Warn("close a file", "ino", o.node.Ino, "err", err)
 		}
 	}
-	f.file, f.mode = nil, ""
 }
 
-// opened is the node's openFile while a handle has it.
-func (t *openFiles) opened(id uint64) (*openFile, bool) {
+// beginRead is the node's File, which stays open until endRead.
+func (t *openFiles) beginRead(id uint64) (*opened, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	f, ok := t.byNode[id]
-	return f, ok
+	f := t.byNode[id]
+	if f == nil || f.opened == nil {
+		return nil, false
+	}
+	f.opened.reads++
+	return f.opened, true
+}
+
+func (t *openFiles) endRead(o *opened) {
+	t.mu.Lock()
+	o.reads--
+	last := o.doomed && o.reads == 0
+	t.mu.Unlock()
+	if last {
+		t.close(o)
+	}
 }
 
 // readAt fills p, or fails: fewer bytes come only at the end of the file, for
 // the kernel would take a short read for the new end.
-func (f *openFile) readAt(ctx context.Context, p []byte, off int64) (int, error) {
-	f.mu.RLock()
-	defer f.mu.RUnlock()
-	if f.file == nil {
-		return 0, syscall.ESTALE
-	}
-	if off >= f.node.Size {
+func (o *opened) readAt(ctx context.Context, p []byte, off int64) (int, error) {
+	if off >= o.node.Size {
 		return 0, nil
 	}
-	p = p[:min(int64(len(p)), f.node.Size-off)]
-	n, err := f.file.ReadAt(ctx, p, off)
+	p = p[:min(int64(len(p)), o.node.Size-off)]
+	n, err := o.file.ReadAt(ctx, p, off)
 	if n == len(p) {
 		return n, nil
 	}

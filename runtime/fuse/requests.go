@@ -109,8 +109,9 @@ func (r *requests) GetAttr(cancel <-chan struct{}, in *gofuse.GetAttrIn, out *go
 	n, err := r.node(ctx, in.NodeId)
 	if errors.Is(err, syscall.ESTALE) && in.Flags()&gofuse.FUSE_GETATTR_FH != 0 {
 		// fstat of a handle speaks of the version that the handle reads.
-		if f, ok := r.files.opened(in.NodeId); ok {
-			n, err = f.stat()
+		if o, ok := r.files.beginRead(in.NodeId); ok {
+			n, err = o.node, nil
+			r.files.endRead(o)
 		}
 	}
 	if err != nil {
@@ -119,15 +120,6 @@ func (r *requests) GetAttr(cancel <-chan struct{}, in *gofuse.GetAttrIn, out *go
 	out.SetTimeout(attrTimeout)
 	setAttr(n, &out.Attr)
 	return gofuse.OK
-}
-
-func (f *openFile) stat() (Node, error) {
-	f.mu.RLock()
-	defer f.mu.RUnlock()
-	if f.file == nil {
-		return Node{}, syscall.ESTALE
-	}
-	return f.node, nil
 }
 
 // Attributes of entries whose source has no permissions.
@@ -181,7 +173,7 @@ func (r *requests) Open(cancel <-chan struct{}, in *gofuse.OpenIn, out *gofuse.O
 	if err != nil {
 		return r.status(ctx, err)
 	}
-	f, err := r.files.open(ctx, in.NodeId, n)
+	f, _, err := r.files.open(ctx, in.NodeId, n)
 	if err != nil {
 		return r.status(ctx, err)
 	}
@@ -201,13 +193,14 @@ func (r *requests) Release(_ <-chan struct{}, in *gofuse.ReleaseIn) { r.files.re
 
 func (r *requests) Read(cancel <-chan struct{}, in *gofuse.ReadIn, buf []byte) (gofuse.ReadResult, gofuse.Status) {
 	ctx := r.request(cancel)
-	f, ok := r.files.opened(in.NodeId)
+	f, ok := r.files.beginRead(in.NodeId)
 	if !ok {
 		var err error
 		if f, err = r.adopt(ctx, in.NodeId, in.Fh); err != nil {
 			return nil, r.status(ctx, err)
 		}
 	}
+	defer r.files.endRead(f)
 	n, err := f.readAt(ctx, buf[:in.Size], int64(in.Offset))
 	if err != nil {
 		return nil, r.status(ctx, err)
@@ -237,8 +230,9 @@ func (b inPlace) Readv(dst [][]byte) (int, gofuse.Status) {
 }
 
 // adopt opens the file of a handle that a former server gave out, if the bytes
-// are still those of the handle.
-func (r *requests) adopt(ctx context.Context, id, fh uint64) (*openFile, error) {
+// are still those of the handle, and begins a READ of it. However many handles
+// there are, they are counted as one.
+func (r *requests) adopt(ctx context.Context, id, fh uint64) (*opened, error) {
 	n, err := r.node(ctx, id)
 	if err != nil {
 		return nil, err
@@ -246,7 +240,18 @@ func (r *requests) adopt(ctx context.Context, id, fh uint64) (*openFile, error) 
 	if versionOf(n) != fh {
 		return nil, syscall.ESTALE
 	}
-	return r.files.open(ctx, id, n)
+	_, fresh, err := r.files.open(ctx, id, n)
+	if err != nil {
+		return nil, err
+	}
+	o, ok := r.files.beginRead(id)
+	if !fresh {
+		r.files.release(id)
+	}
+	if !ok {
+		return nil, syscall.ESTALE
+	}
+	return o, nil
 }
 
 func (r *requests) OpenDir(_ <-chan struct{}, _ *gofuse.OpenIn, out *gofuse.OpenOut) gofuse.Status {
