@@ -34,9 +34,9 @@ type VolumeSource struct {
 }
 
 // Level is one tier of a cache.
-// +kubebuilder:validation:XValidation:rule="!has(self.quotaList) || self.quotaList == '' || !has(self.path) || self.path.split(',').size() == self.quotaList.split(',').size()",message="quotaList needs one quantity for each of the paths in path"
+// +kubebuilder:validation:XValidation:rule="!has(self.quotaList) || self.quotaList.size() == 0 || !has(self.path) || self.path.split(',').size() == self.quotaList.split(',').size()",message="quotaList needs one quantity for each of the paths in path"
 // +kubebuilder:validation:XValidation:rule="has(self.quota) || has(self.quotaList)",message="a level of tieredstore needs quota, such as 2Gi, or quotaList with one quantity for each path"
-// +kubebuilder:validation:XValidation:rule="!has(self.high) || !has(self.low) || self.high == '' || self.low == '' || !self.high.matches('^[0-9.]+$') || !self.low.matches('^[0-9.]+$') || double(self.high) > double(self.low)",message="high must be larger than low: eviction starts at high and stops at low"
+// +kubebuilder:validation:XValidation:rule="!has(self.high) || !has(self.low) || self.high.size() == 0 || self.low.size() == 0 || !self.high.matches('^[0-9.]+$') || !self.low.matches('^[0-9.]+$') || double(self.high) > double(self.low)",message="high must be larger than low: eviction starts at high and stops at low"
 type Level struct {
 	// mediumtype of the tier: MEM, SSD or HDD.
 	MediumType MediumType `json:"mediumtype"`
@@ -44,8 +44,6 @@ type Level struct {
 	// +optional
 	VolumeType VolumeType `json:"volumeType,omitempty"`
 	// volumeSource of the tier, for other volumes.
-	// +kubebuilder:pruning:PreserveUnknownFields
-	// +kubebuilder:validation:Schemaless
 	// +optional
 	VolumeSource *VolumeSource `json:"volumeSource,omitempty"`
 	// path on the node; several are separated by commas.
@@ -54,11 +52,11 @@ type Level struct {
 	Path string `json:"path,omitempty"`
 	// quota in bytes, divided evenly over the paths.
 	// +optional
-	// +kubebuilder:validation:XValidation:rule="isQuantity(string(self)) && !quantity(string(self)).isLessThan(quantity('0'))",message="quota must be a quantity of bytes, such as 2Gi"
+	// +kubebuilder:validation:XValidation:rule="isQuantity(string(self)) && (type(self) == int ? self >= 0 : !self.startsWith('-'))",message="quota must be a quantity of bytes, such as 2Gi"
 	Quota *resource.Quantity `json:"quota,omitempty"`
 	// quotaList has one quantity for each path, separated by commas.
 	// +kubebuilder:validation:MaxLength=4096
-	// +kubebuilder:validation:XValidation:rule="self == '' || self.split(',').all(q, isQuantity(q.trim()) && !quantity(q.trim()).isLessThan(quantity('0')))",message="quotaList must be quantities of bytes with commas between, such as 100Gi,50Gi"
+	// +kubebuilder:validation:XValidation:rule="self.matches('^( *[+]?([0-9]+([.][0-9]*)?|[.][0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)? *(,|$))*$') && !self.endsWith(',')",message="quotaList must be quantities of bytes with commas between, such as 100Gi,50Gi"
 	// +optional
 	QuotaList string `json:"quotaList,omitempty"`
 	// high is the fraction of the quota where eviction starts, such as 0.95.

@@ -67,14 +67,14 @@ type VersionSpec struct {
 // ProcessMemoryTier keeps bytes in memory of the worker.
 type ProcessMemoryTier struct {
 	// quota in bytes, as a quantity.
-	// +kubebuilder:validation:XValidation:rule="isQuantity(string(self)) && !quantity(string(self)).isLessThan(quantity('0'))",message="quota must be a quantity of bytes, such as 2Gi"
+	// +kubebuilder:validation:XValidation:rule="isQuantity(string(self)) && (type(self) == int ? self >= 0 : !self.startsWith('-'))",message="quota must be a quantity of bytes, such as 2Gi"
 	Quota resource.Quantity `json:"quota"`
 }
 
 // EmptyDirTier keeps bytes in an emptyDir of the worker's pod.
 type EmptyDirTier struct {
 	// quota in bytes, as a quantity.
-	// +kubebuilder:validation:XValidation:rule="isQuantity(string(self)) && !quantity(string(self)).isLessThan(quantity('0'))",message="quota must be a quantity of bytes, such as 2Gi"
+	// +kubebuilder:validation:XValidation:rule="isQuantity(string(self)) && (type(self) == int ? self >= 0 : !self.startsWith('-'))",message="quota must be a quantity of bytes, such as 2Gi"
 	Quota resource.Quantity `json:"quota"`
 	// medium is "" for the node's disk or Memory.
 	// +kubebuilder:validation:Enum="";Memory
@@ -96,7 +96,7 @@ type HostPathTier struct {
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=32
 	// +listType=atomic
-	// +kubebuilder:validation:XValidation:rule="self.all(q, isQuantity(string(q)) && !quantity(string(q)).isLessThan(quantity('0')))",message="quotas must be quantities of bytes, such as 100Gi, one for each of paths"
+	// +kubebuilder:validation:XValidation:rule="self.all(q, type(q) == int ? q >= 0 : q.size() > 0 && q.charAt(0) in ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', '.', '+'])",message="quotas must be quantities of bytes, such as 100Gi, one for each of paths"
 	Quotas []resource.Quantity `json:"quotas"`
 	// type of the host path.
 	// +optional
@@ -105,7 +105,7 @@ type HostPathTier struct {
 
 // CacheLevel is one level of a tiered store.
 // +kubebuilder:validation:XValidation:rule="[has(self.processMemory), has(self.emptyDir), has(self.hostPath)].filter(x, x).size() == 1",message="a level of tieredStore needs exactly one of processMemory, emptyDir and hostPath"
-// +kubebuilder:validation:XValidation:rule="!has(self.high) || !has(self.low) || self.high == '' || self.low == '' || !self.high.matches('^[0-9.]+$') || !self.low.matches('^[0-9.]+$') || double(self.high) > double(self.low)",message="high must be larger than low: eviction starts at high and stops at low"
+// +kubebuilder:validation:XValidation:rule="!has(self.high) || !has(self.low) || self.high.size() == 0 || self.low.size() == 0 || !self.high.matches('^[0-9.]+$') || !self.low.matches('^[0-9.]+$') || double(self.high) > double(self.low)",message="high must be larger than low: eviction starts at high and stops at low"
 type CacheLevel struct {
 	// processMemory tier.
 	// +optional

@@ -103,10 +103,8 @@ type RuntimeComponentDefinition struct {
 	// +optional
 	Options map[string]string `json:"options,omitempty"`
 	// template of the pods; containers[0] and initContainers[0] are filled in.
-	// +kubebuilder:pruning:PreserveUnknownFields
-	// +kubebuilder:validation:Schemaless
 	// +optional
-	Template corev1.PodTemplateSpec `json:"template,omitempty"`
+	Template corev1.PodTemplateSpec `json:"template,omitzero"`
 	// service of the component.
 	// +optional
 	Service RuntimeComponentService `json:"service,omitempty"`

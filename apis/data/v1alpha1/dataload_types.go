@@ -130,7 +130,7 @@ type TargetPath struct {
 
 // DataLoadSpec is what to load.
 // +kubebuilder:validation:XValidation:rule="!has(self.policy) || self.policy != 'Cron' || (has(self.schedule) && self.schedule.size() > 0)",message="schedule is needed with policy Cron: give five fields such as '0 * * * *'"
-// +kubebuilder:validation:XValidation:rule="!has(self.policy) || self.policy != 'Cron' || !has(self.schedule) || self.schedule == '' || self.schedule.matches('^\\s*(@(yearly|annually|monthly|weekly|daily|midnight|hourly|every\\s+\\S+)|\\S+(\\s+\\S+){4})\\s*$')",message="schedule is not one of cron: give five fields such as '0 * * * *', or a name such as @hourly"
+// +kubebuilder:validation:XValidation:rule="!has(self.policy) || self.policy != 'Cron' || !has(self.schedule) || self.schedule.size() == 0 || self.schedule.matches('^[[:space:]]*(@[a-z]+([[:space:]]+[^[:space:]]+)?|[^[:space:]]+([[:space:]]+[^[:space:]]+){4})[[:space:]]*$')",message="schedule is not one of cron: give five fields such as '0 * * * *', or a name such as @hourly"
 type DataLoadSpec struct {
 	// dataset to load.
 	// +required
@@ -258,7 +258,6 @@ type OperationStatus struct {
 // +kubebuilder:printcolumn:name="Age",type="date",JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:printcolumn:name="Duration",type="string",JSONPath=`.status.duration`
 // +kubebuilder:printcolumn:name="Progress",type="string",JSONPath=`.status.progress.percent`
-// +kubebuilder:validation:XValidation:optionalOldSelf=true,rule="oldSelf.hasValue() || self.metadata.name.size() <= 52",message="metadata.name names the loader's Job too: use at most 52 characters"
 type DataLoad struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
