@@ -76,7 +76,7 @@ lint: ## run the linters
 
 .PHONY: bench
 bench: ## compare the read path with the raw local file system (ratios of one run)
-	$(GO) test -run '^$$' -bench . -benchtime 1x ./runtime/fuse/... ./runtime/reader/... ./runtime/namespace/...
+	$(GO) test -run '^$$' -bench . -benchtime 1x ./runtime/...
 
 .PHONY: clean
 clean: cluster-down ## remove out/
