@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -96,6 +97,24 @@ func TestManifestsOfFluidsUsersAreTaken(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			if err := create(t, manifest); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestTheManifestsOfTheTypesAreTaken(t *testing.T) {
+	files, err := filepath.Glob("../data/v1alpha1/testdata/*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatal("no manifests", err)
+	}
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := create(t, string(text)); err != nil {
 				t.Error(err)
 			}
 		})
