@@ -277,8 +277,8 @@ func (e *engine) until(what string, ok func(*contract.Summary) bool) *contract.S
 	}
 }
 
-// load runs the loader to its end and gives its error and its final message.
-func (e *engine) load(id string, env ...string) (error, string) {
+// load runs the loader to its end and gives its final message and its error.
+func (e *engine) load(id string, env ...string) (string, error) {
 	e.t.Helper()
 	message := filepath.Join(e.dir, id+".message")
 	if err := os.WriteFile(message, nil, 0o600); err != nil {
@@ -299,7 +299,7 @@ func (e *engine) load(id string, env ...string) (error, string) {
 	if err != nil {
 		e.t.Logf("load said:\n%s", p.log.tail())
 	}
-	return err, string(said)
+	return string(said), err
 }
 
 // write puts random bytes at the source and gives their sum.
@@ -375,7 +375,7 @@ func TestTheWholePath(t *testing.T) {
 		t.Errorf("before the load: %s, %v", got, err)
 	}
 	began := time.Now()
-	if err, message := e.load("first"); err != nil || !strings.HasPrefix(message, "cached ") {
+	if message, err := e.load("first"); err != nil || !strings.HasPrefix(message, "cached ") {
 		t.Fatalf("load: %v, %q", err, message)
 	}
 	t.Logf("loaded in %s", time.Since(began).Round(time.Millisecond))
@@ -391,15 +391,15 @@ func TestALoadWithoutRoomFailsAndSaysSo(t *testing.T) {
 	e.fill(64 << 20)
 	e.startMaster()
 	e.startWorker(0, "20Mi")
-	err, message := e.load("small")
+	message, err := e.load("small")
 	if err == nil || !strings.Contains(message, "raise the quota") {
 		t.Errorf("ended with %v, %q", err, message)
 	}
-	err, message = e.load("nowhere", contract.EnvDataLoadPath+"=/train:/not/here")
+	message, err = e.load("nowhere", contract.EnvDataLoadPath+"=/train:/not/here")
 	if err == nil || !strings.Contains(message, "/not/here") {
 		t.Errorf("ended with %v, %q", err, message)
 	}
-	if err, message := e.load("part", contract.EnvDataLoadPath+"=/train:/empty", contract.EnvDataLoadReplicas+"=1:1", contract.EnvDataLoadMetadata+"=true"); err != nil {
+	if message, err := e.load("part", contract.EnvDataLoadPath+"=/train:/empty", contract.EnvDataLoadReplicas+"=1:1", contract.EnvDataLoadMetadata+"=true"); err != nil {
 		t.Errorf("a part that has room: %v, %q", err, message)
 	}
 }
@@ -425,7 +425,7 @@ func TestReadsGoOnWhenWorkersAndTheMasterDie(t *testing.T) {
 	e.startWorker(0, "1Gi")
 	e.startWorker(1, "1Gi")
 	e.check(want)
-	if err, message := e.load("after"); err != nil {
+	if message, err := e.load("after"); err != nil {
 		t.Errorf("load: %v, %q", err, message)
 	}
 	e.until("everything is cached", func(s *contract.Summary) bool { return s.CachedBytes == s.UFSTotalBytes && len(s.Workers) == 2 })
@@ -443,7 +443,7 @@ func TestALoadCompletesAlthoughAWorkerAndTheMasterDie(t *testing.T) {
 	}
 	ended := make(chan end, 1)
 	go func() {
-		err, message := e.load("killed")
+		message, err := e.load("killed")
 		ended <- end{err, message}
 	}()
 	e.until("the load is under way", func(s *contract.Summary) bool { return s.CachedBytes > 0 })
@@ -463,7 +463,7 @@ func TestAFileThatChangesIsReadAnew(t *testing.T) {
 	e.startMaster()
 	e.startWorker(0, "1Gi")
 	e.startClient()
-	if err, message := e.load("first"); err != nil {
+	if message, err := e.load("first"); err != nil {
 		t.Fatal(err, message)
 	}
 	e.check(want)
@@ -473,7 +473,7 @@ func TestAFileThatChangesIsReadAnew(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(e.source, "b"), []byte("other"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err, message := e.load("second", contract.EnvDataLoadMetadata+"=true"); err != nil {
+	if message, err := e.load("second", contract.EnvDataLoadMetadata+"=true"); err != nil {
 		t.Fatal(err, message)
 	}
 	s := e.until("the new version is all there is", func(s *contract.Summary) bool { return s.UFSTotalBytes == 5 && s.CachedBytes == 5 })
@@ -556,10 +556,10 @@ func TestAMountThatIsBrokenDoesNotTouchTheOthers(t *testing.T) {
 	if err != nil || len(names) != 7 {
 		t.Errorf("the root has %v, %v", names, err)
 	}
-	if err, message := e.load("some", contract.EnvDataLoadPath+"=/train"); err != nil {
+	if message, err := e.load("some", contract.EnvDataLoadPath+"=/train"); err != nil {
 		t.Errorf("a load of what is there: %v, %q", err, message)
 	}
-	if err, message := e.load("all"); err == nil || !strings.Contains(message, "mount /") {
+	if message, err := e.load("all"); err == nil || !strings.Contains(message, "mount /") {
 		t.Errorf("a load of all: %v, %q", err, message)
 	}
 }
@@ -613,7 +613,7 @@ func TestASourceThatGoesDownAndComesBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	reason(contract.MountReady)
-	if err, message := e.load("all"); err != nil {
+	if message, err := e.load("all"); err != nil {
 		t.Fatalf("load: %v, %q", err, message)
 	}
 	server.Down(t)

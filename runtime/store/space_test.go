@@ -55,7 +55,7 @@ func TestFilesThatNobodyLeasesHoldNoDescriptor(t *testing.T) {
 		t.Errorf("%d descriptors for 300 files", now-before)
 	}
 	s.Close()
-	s = open(t, dir, 1<<30, nil)
+	open(t, dir, 1<<30, nil)
 	if now := descriptors(t); now > before+3 {
 		t.Errorf("%d descriptors for 300 recovered files", now-before)
 	}
