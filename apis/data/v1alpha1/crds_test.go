@@ -3,6 +3,7 @@ package v1alpha1_test
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -97,5 +98,28 @@ func TestNamesAndSubresourcesAreThoseThatFluidsUsersKnow(t *testing.T) {
 				t.Errorf("%s, want %s", strings.Join(got, " "), want)
 			}
 		})
+	}
+}
+
+// kubectl apply writes the whole definition into an annotation, and all
+// annotations together may have 256 KiB.
+func TestDefinitionsFitIntoKubectlApply(t *testing.T) {
+	const maxBytes = 256 << 10
+	files, err := filepath.Glob("../../../charts/millrace/crds/*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatal("no definitions", err)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		compact, err := yaml.YAMLToJSON(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(compact) >= maxBytes {
+			t.Errorf("%s has %d bytes, of %d", filepath.Base(file), len(compact), maxBytes)
+		}
 	}
 }
