@@ -3,6 +3,7 @@
 package apitest
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -51,7 +52,8 @@ func Main(m *testing.M) int {
 	}
 	cfg, err := env.Start()
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "apitest: start API server:", err)
+		// It may be up all the same, with definitions that it refused.
+		fmt.Fprintln(os.Stderr, "apitest: start API server:", errors.Join(err, env.Stop()))
 		return 1
 	}
 	cfg.QPS, cfg.Burst = 500, 1000
