@@ -11,6 +11,9 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/go-logr/logr"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+
 	"github.com/millrace/millrace/e2e/demo"
 	"github.com/millrace/millrace/e2e/localcluster"
 	"github.com/millrace/millrace/e2e/scene"
@@ -21,6 +24,7 @@ func main() {
 	out := flag.String("out", "out", "directory that `make images` filled")
 	chart := flag.String("chart", "charts/millrace", "chart to install")
 	flag.Parse()
+	log.SetLogger(logr.Discard()) // the story is all that a visitor is to read
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Minute)
