@@ -42,7 +42,7 @@ type NodeBytes struct {
 // +kubebuilder:resource:scope=Namespaced,shortName=lslice
 // +kubebuilder:printcolumn:name="Dataset",type="string",JSONPath=`.dataset.name`
 // +kubebuilder:printcolumn:name="Total",type="integer",JSONPath=`.totalBytes`
-// +kubebuilder:printcolumn:name="Nodes",type="string",JSONPath=`.nodes[*].nodeName`
+// +kubebuilder:printcolumn:name="Snapshot",type="string",JSONPath=`.snapshot`
 // +kubebuilder:printcolumn:name="Age",type="date",JSONPath=`.metadata.creationTimestamp`
 type LocalitySlice struct {
 	metav1.TypeMeta   `json:",inline"`
