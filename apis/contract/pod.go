@@ -29,6 +29,9 @@ const (
 	EnvLoadID = "MILLRACE_LOAD_ID"
 	// EnvMasterAddress overrides where the master's gRPC is (host:port).
 	EnvMasterAddress = "MILLRACE_MASTER_ADDRESS"
+	// EnvPprof is where a process serves its profiles (host:port, best of
+	// loopback); not set, it serves none.
+	EnvPprof = "MILLRACE_PPROF"
 )
 
 // ComponentType is the value of EnvComponentType.

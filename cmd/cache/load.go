@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/millrace/millrace/apis/contract"
+	"github.com/millrace/millrace/runtime/component"
 	"github.com/millrace/millrace/runtime/wire"
 	"github.com/millrace/millrace/runtime/wire/wirepb"
 )
@@ -52,7 +53,7 @@ func loadCommand() *cobra.Command {
 }
 
 func runLoad(ctx context.Context) (message string, err error) {
-	s, err := readSettings()
+	s, err := component.ReadSettings()
 	if err != nil {
 		return "", err
 	}
@@ -60,7 +61,7 @@ func runLoad(ctx context.Context) (message string, err error) {
 	if err != nil {
 		return "", err
 	}
-	address, err := s.masterAddress()
+	address, err := s.MasterAt()
 	if err != nil {
 		return "", err
 	}

@@ -10,6 +10,10 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/millrace/millrace/apis/contract"
+	"github.com/millrace/millrace/runtime/component"
 )
 
 // version is set by the build.
@@ -39,7 +43,32 @@ func command() *cobra.Command {
 		},
 	}
 	root.PersistentFlags().TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
+	root.PersistentFlags().String(pprofFlag, os.Getenv(contract.EnvPprof), "where to serve profiles, such as 127.0.0.1:6060; empty for nowhere")
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.AddCommand(masterCommand(), workerCommand(), fuseCommand(), fuseReadyCommand(), loadCommand())
 	return root
+}
+
+const pprofFlag = "pprof"
+
+// run runs a component, and serves profiles as long if that is asked for.
+func run(cmd *cobra.Command, serve func(context.Context, *component.Settings, *component.Registry) error) error {
+	s, err := component.ReadSettings()
+	if err != nil {
+		return err
+	}
+	s.Version = version
+	profiles, err := cmd.Flags().GetString(pprofFlag)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(cmd.Context())
+	defer cancel()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		defer cancel()
+		return serve(ctx, s, component.NewRegistry(s))
+	})
+	group.Go(func() error { return component.ServeProfiles(ctx, profiles) })
+	return group.Wait()
 }

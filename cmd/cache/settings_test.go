@@ -1,57 +1,15 @@
 package main
 
 import (
-	"errors"
-	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/testing/protocmp"
 
 	"github.com/millrace/millrace/apis/contract"
-	"github.com/millrace/millrace/runtime/source"
-	"github.com/millrace/millrace/runtime/store"
 	"github.com/millrace/millrace/runtime/wire/wirepb"
 )
-
-func TestLevelsBecomeTiers(t *testing.T) {
-	cases := map[string]struct {
-		level contract.TierConfig
-		want  store.Tier
-		says  string
-	}{
-		"directories with their quotas": {
-			level: contract.TierConfig{MediumType: "MEM", MountPaths: []string{"/a", "/b"}, Quotas: []string{"2Gi", "1500M"}, High: "0.9", Low: "0.5"},
-			want:  store.Tier{Medium: "MEM", Dirs: []store.Dir{{Path: "/a", QuotaBytes: 2 << 30}, {Path: "/b", QuotaBytes: 1_500_000_000}}, High: 0.9, Low: 0.5},
-		},
-		"marks have defaults": {
-			level: contract.TierConfig{MountPaths: []string{"/dev/shm"}, Quotas: []string{"1Gi"}},
-			want:  store.Tier{Dirs: []store.Dir{{Path: "/dev/shm", QuotaBytes: 1 << 30}}, High: defaultHigh, Low: defaultLow},
-		},
-		"a quota that is none":    {level: contract.TierConfig{MountPaths: []string{"/a"}, Quotas: []string{"plenty"}}, says: `quota "plenty" of /a`},
-		"a quota too few":         {level: contract.TierConfig{MountPaths: []string{"/a", "/b"}, Quotas: []string{"1Gi"}}, says: "2 directories and 1 quotas"},
-		"a mark beyond the whole": {level: contract.TierConfig{MountPaths: []string{"/a"}, Quotas: []string{"1Gi"}, High: "95"}, says: "high of level 0"},
-	}
-	for name, tc := range cases {
-		t.Run(name, func(t *testing.T) {
-			got, err := tiersOf([]contract.TierConfig{tc.level})
-			if tc.says != "" {
-				if err == nil || !strings.Contains(err.Error(), tc.says) {
-					t.Errorf("got %v, want %q", err, tc.says)
-				}
-				return
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff([]store.Tier{tc.want}, got); diff != "" {
-				t.Error(diff)
-			}
-		})
-	}
-}
 
 func TestTheEnvironmentOfADataLoadBecomesARequest(t *testing.T) {
 	t.Setenv(contract.EnvLoadID, "uid")
@@ -68,45 +26,10 @@ func TestTheEnvironmentOfADataLoadBecomesARequest(t *testing.T) {
 	}
 }
 
-func TestMissingSecretsAreNamedAndCredentialsAreNot(t *testing.T) {
-	missing := filepath.Join(t.TempDir(), "key")
-	_, err := openSource(t.Context(), contract.MountConfig{
-		MountPoint: "s3://me:word@bucket/x", EncryptOptions: map[string]string{"aws.secretKey": missing},
-	})
-	if !errors.Is(err, source.ErrInvalid) || !strings.Contains(err.Error(), missing) || strings.Contains(err.Error(), "word") {
-		t.Errorf("got %v", err)
-	}
-	for uri, want := range map[string]string{
-		"s3://me:word@bucket/x": "s3://bucket/x", "s3://me:word@bucket": "s3://bucket", "pvc://claim/a@b": "pvc://claim/a@b", "local:///x": "local:///x",
-	} {
-		if got := withoutUser(uri); got != want {
-			t.Errorf("%s became %s, want %s", uri, got, want)
-		}
-	}
-}
-
 func TestOnlyALiveMountIsReady(t *testing.T) {
 	for _, dir := range []string{t.TempDir(), filepath.Join(t.TempDir(), "none")} {
 		if fuseReady(dir) == nil {
 			t.Errorf("%s is ready", dir)
 		}
-	}
-}
-
-func TestTheMasterIsWhereItsServiceIs(t *testing.T) {
-	t.Setenv(contract.EnvMasterAddress, "")
-	s := &settings{RuntimeConfig: &contract.RuntimeConfig{}, namespace: "ns"}
-	if a, err := s.masterAddress(); err == nil {
-		t.Errorf("found %q", a)
-	}
-	s.Master.Service.Name = "svc-x-master"
-	if a, err := s.masterAddress(); err != nil || a != "svc-x-master.ns:7510" {
-		t.Errorf("got %q, %v", a, err)
-	}
-	if err := os.Setenv(contract.EnvMasterAddress, "127.0.0.1:1"); err != nil {
-		t.Fatal(err)
-	}
-	if a, err := s.masterAddress(); err != nil || a != "127.0.0.1:1" {
-		t.Errorf("got %q, %v", a, err)
 	}
 }

@@ -5,10 +5,6 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
-
 	"github.com/millrace/millrace/apis/contract"
 )
 
@@ -18,10 +14,8 @@ const (
 	slowPeer         = 10 * time.Second // for one summary to be taken
 )
 
-// Handler serves the HTTP interface of the contract.
-func (m *Master) Handler() http.Handler {
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(m, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+// Handler serves the HTTP interface of the contract; metrics serves the metrics.
+func (m *Master) Handler(metrics http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+contract.PathSummary, m.serveSummary)
 	mux.HandleFunc("POST "+contract.PathRetire, func(w http.ResponseWriter, _ *http.Request) {
@@ -31,7 +25,7 @@ func (m *Master) Handler() http.Handler {
 	mux.HandleFunc("GET "+contract.PathHealthy, func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = w.Write([]byte("ok\n"))
 	})
-	mux.Handle("GET "+contract.PathMetrics, promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	mux.Handle("GET "+contract.PathMetrics, metrics)
 	return mux
 }
 

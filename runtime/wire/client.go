@@ -182,11 +182,16 @@ func (c *Client) conn(ctx context.Context, addr string) (_ *clientConn, reused b
 		conn.Close()
 	}
 	c.mu.Unlock()
-	conn, err := c.dialer.DialContext(ctx, "tcp", addr)
+	conn, err := c.dial(ctx, addr)
 	if err != nil {
 		return nil, false, err
 	}
 	return &clientConn{Conn: conn}, false, nil
+}
+
+func (c *Client) dial(ctx context.Context, address string) (net.Conn, error) {
+	network, addr := network(address)
+	return c.dialer.DialContext(ctx, network, addr)
 }
 
 func (c *Client) put(addr string, conn *clientConn) {

@@ -13,12 +13,16 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 )
 
-// DialMaster connects, lazily and for ever, to the master at host:port. A master
+// DialMaster connects, lazily and for ever, to the master at host:port or
+// unix:/path. A master
 // that has gone without a word is noticed by TCP within half a minute.
 func DialMaster(address string) (*grpc.ClientConn, error) {
 	dialer := net.Dialer{
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 3},
-		Control: func(_, _ string, c syscall.RawConn) error {
+		Control: func(network, _ string, c syscall.RawConn) error {
+			if network == "unix" {
+				return nil
+			}
 			var err error
 			if errControl := c.Control(func(fd uintptr) {
 				err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 15_000)
@@ -36,8 +40,9 @@ func DialMaster(address string) (*grpc.ClientConn, error) {
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 			MinConnectTimeout: 3 * time.Second,
 		}),
-		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
-			return dialer.DialContext(ctx, "tcp", addr)
+		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
+			network, addr := network(address)
+			return dialer.DialContext(ctx, network, addr)
 		}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(16<<20)),
 	)

@@ -96,7 +96,7 @@ func New(cfg Config) (_ *Worker, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if w.data, err = net.Listen("tcp", cfg.Listen); err != nil {
+	if w.data, err = wire.Listen(context.Background(), cfg.Listen); err != nil {
 		return nil, fmt.Errorf("listen for peers: %w", err)
 	}
 	if w.cfg.Advertise == "" {

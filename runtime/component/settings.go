@@ -1,4 +1,7 @@
-package main
+// Package component assembles the components of a cache from their rooms, as
+// runtime.json and the environment say: a process may be one of them, as in a
+// pod, or all of them, as on a single machine.
+package component
 
 import (
 	"context"
@@ -17,15 +20,22 @@ import (
 	"github.com/millrace/millrace/runtime/source/kinds"
 )
 
-// settings is what a process is told from outside.
-type settings struct {
+// Settings are what a component is told from outside.
+type Settings struct {
 	*contract.RuntimeConfig
-	namespace string
-	// pod, node and ip say who and where this process is.
-	pod, node, ip string
+	// Namespace and Dataset label the metrics; both may be empty.
+	Namespace, Dataset string
+	// Name, Node and IP say who and where the component is. Peers reach it at
+	// IP, else at the address that it listens on.
+	Name, Node, IP string
+	// MasterAddress overrides where the master's gRPC is.
+	MasterAddress string
+	// Version of the program.
+	Version string
 }
 
-func readSettings() (*settings, error) {
+// ReadSettings reads runtime.json and the environment of a pod.
+func ReadSettings() (*Settings, error) {
 	file := os.Getenv(contract.EnvRuntimeConfig)
 	if file == "" {
 		file = contract.RuntimeConfigPath
@@ -38,48 +48,49 @@ func readSettings() (*settings, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
-	s := &settings{
-		RuntimeConfig: config, namespace: os.Getenv(contract.EnvDatasetNamespace),
-		pod: os.Getenv(contract.EnvPodName), node: os.Getenv(contract.EnvNodeName), ip: os.Getenv(contract.EnvPodIP),
+	s := &Settings{
+		RuntimeConfig: config, Namespace: os.Getenv(contract.EnvDatasetNamespace), Dataset: os.Getenv(contract.EnvDatasetName),
+		Name: os.Getenv(contract.EnvPodName), Node: os.Getenv(contract.EnvNodeName), IP: os.Getenv(contract.EnvPodIP),
+		MasterAddress: os.Getenv(contract.EnvMasterAddress),
 	}
-	if s.pod == "" {
-		if s.pod, err = os.Hostname(); err != nil {
+	if s.Name == "" {
+		if s.Name, err = os.Hostname(); err != nil {
 			return nil, fmt.Errorf("find a name, $%s is not set: %w", contract.EnvPodName, err)
 		}
 	}
 	return s, nil
 }
 
-// masterAddress is where the master's gRPC is.
-func (s *settings) masterAddress() (string, error) {
-	if a := os.Getenv(contract.EnvMasterAddress); a != "" {
-		return a, nil
+// MasterAt is where the master's gRPC is.
+func (s *Settings) MasterAt() (string, error) {
+	if s.MasterAddress != "" {
+		return s.MasterAddress, nil
 	}
-	if s.Master.Service.Name == "" {
+	service := s.Master.Service.Name
+	if service == "" {
 		return "", fmt.Errorf("where is the master: neither $%s nor master.service.name is set", contract.EnvMasterAddress)
 	}
-	host := s.Master.Service.Name
-	if s.namespace != "" {
-		host += "." + s.namespace
+	if s.Namespace != "" {
+		service += "." + s.Namespace
 	}
-	return net.JoinHostPort(host, strconv.Itoa(contract.MasterRPCPort)), nil
+	return net.JoinHostPort(service, strconv.Itoa(contract.MasterRPCPort)), nil
 }
 
-// mounts are the sources of the dataset, each at its path.
-func (s *settings) mounts() []namespace.Mount {
-	mounts := make([]namespace.Mount, len(s.Mounts))
-	for i, m := range s.Mounts {
+// Mounts are the sources of the dataset, each at its path.
+func (s *Settings) Mounts() []namespace.Mount {
+	mounts := make([]namespace.Mount, len(s.RuntimeConfig.Mounts))
+	for i, m := range s.RuntimeConfig.Mounts {
 		mounts[i] = namespace.Mount{
 			Path: contract.MountPath(m.Path, m.Name),
-			URI:  withoutUser(m.MountPoint),
+			URI:  WithoutUser(m.MountPoint),
 			Open: func(ctx context.Context) (source.Store, error) { return openSource(ctx, m) },
 		}
 	}
 	return mounts
 }
 
-// withoutUser takes user and password out of a URI, for messages.
-func withoutUser(uri string) string {
+// WithoutUser takes user and password out of a URI, for messages.
+func WithoutUser(uri string) string {
 	scheme, rest, ok := strings.Cut(uri, "://")
 	if !ok {
 		return uri
@@ -98,10 +109,10 @@ func openSource(ctx context.Context, m contract.MountConfig) (source.Store, erro
 	for option, file := range m.EncryptOptions {
 		value, err := os.ReadFile(file)
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("open %s: the secret of option %s is not at %s: %w", withoutUser(m.MountPoint), option, file, source.ErrInvalid)
+			return nil, fmt.Errorf("open %s: the secret of option %s is not at %s: %w", WithoutUser(m.MountPoint), option, file, source.ErrInvalid)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("open %s: read the secret of option %s: %w", withoutUser(m.MountPoint), option, err)
+			return nil, fmt.Errorf("open %s: read the secret of option %s: %w", WithoutUser(m.MountPoint), option, err)
 		}
 		c.EncryptOptions[option] = strings.TrimSpace(string(value))
 	}
@@ -109,14 +120,14 @@ func openSource(ctx context.Context, m contract.MountConfig) (source.Store, erro
 }
 
 // option looks for an option of the workers, then of the masters.
-func (s *settings) option(name string) string {
+func (s *Settings) option(name string) string {
 	if v := s.Worker.Options[name]; v != "" {
 		return v
 	}
 	return s.Master.Options[name]
 }
 
-func (s *settings) replicas() (int, error) {
+func (s *Settings) replicas() (int, error) {
 	v := s.option(contract.OptionReplicas)
 	if v == "" {
 		return 1, nil
@@ -128,7 +139,7 @@ func (s *settings) replicas() (int, error) {
 	return n, nil
 }
 
-func (s *settings) metadataTTL() (time.Duration, error) {
+func (s *Settings) metadataTTL() (time.Duration, error) {
 	v := s.option(contract.OptionMetadataTTL)
 	if v == "" {
 		return namespace.DefaultTTL, nil

@@ -1,10 +1,8 @@
-package main
+package component
 
 import (
 	"fmt"
 	"strconv"
-
-	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/millrace/millrace/apis/contract"
 	"github.com/millrace/millrace/runtime/store"
@@ -25,11 +23,11 @@ func tiersOf(levels []contract.TierConfig) ([]store.Tier, error) {
 			return nil, fmt.Errorf("level %d of the cache has %d directories and %d quotas", i, len(level.MountPaths), len(level.Quotas))
 		}
 		for j, dir := range level.MountPaths {
-			quota, err := resource.ParseQuantity(level.Quotas[j])
-			if err != nil || quota.Value() <= 0 {
+			quota, err := ParseBytes(level.Quotas[j])
+			if err != nil || quota <= 0 {
 				return nil, fmt.Errorf("quota %q of %s is no quantity such as 2Gi", level.Quotas[j], dir)
 			}
-			tier.Dirs = append(tier.Dirs, store.Dir{Path: dir, QuotaBytes: quota.Value()})
+			tier.Dirs = append(tier.Dirs, store.Dir{Path: dir, QuotaBytes: quota})
 		}
 		var err error
 		if tier.High, err = fraction(level.High, defaultHigh); err != nil {

@@ -1,0 +1,61 @@
+package component
+
+import (
+	"context"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
+
+	"github.com/millrace/millrace/runtime/master"
+	"github.com/millrace/millrace/runtime/wire"
+)
+
+// Dead peers are noticed by pings, which peers may send as often.
+const (
+	pingEvery   = 10 * time.Second
+	pingTimeout = 5 * time.Second
+)
+
+// MasterAddresses are where a master serves gRPC, and the summary, health and
+// metrics.
+type MasterAddresses struct{ RPC, HTTP string }
+
+// RunMaster serves as the master until the context ends.
+func RunMaster(ctx context.Context, s *Settings, r *Registry, at MasterAddresses) error {
+	opts := master.Options{Mounts: s.Mounts(), Workers: int(s.Worker.Replicas)}
+	var err error
+	if opts.TTL, err = s.metadataTTL(); err != nil {
+		return err
+	}
+	if opts.Replicas, err = s.replicas(); err != nil {
+		return err
+	}
+	listener, err := wire.Listen(ctx, at.RPC)
+	if err != nil {
+		return err
+	}
+	m, err := master.New(opts)
+	if err != nil {
+		listener.Close()
+		return err
+	}
+	r.MustRegister(m)
+	defer r.Unregister(m)
+	server := grpc.NewServer(
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingEvery, Timeout: pingTimeout}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingTimeout, PermitWithoutStream: true}),
+	)
+	m.Register(server)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return server.Serve(listener) })
+	group.Go(func() error { return ServeHTTP(ctx, at.HTTP, m.Handler(r.Handler())) })
+	group.Go(func() error {
+		<-ctx.Done()
+		m.Close() // ends the streams, so that the server can stop
+		server.Stop()
+		return nil
+	})
+	return group.Wait()
+}

@@ -1,0 +1,52 @@
+package component
+
+import (
+	"context"
+	"fmt"
+	"net"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/millrace/millrace/runtime/wire"
+	"github.com/millrace/millrace/runtime/worker"
+)
+
+// WorkerAddresses are where a worker serves peers, health and metrics, and the
+// path of the socket for the readers of its machine. HTTP and Socket may be empty.
+type WorkerAddresses struct{ Data, HTTP, Socket string }
+
+// RunWorker keeps bytes until the context ends.
+func RunWorker(ctx context.Context, s *Settings, r *Registry, at WorkerAddresses) error {
+	tiers, err := tiersOf(s.Worker.TieredStoreLevels)
+	if err != nil {
+		return err
+	}
+	master, err := s.MasterAt()
+	if err != nil {
+		return err
+	}
+	config := worker.Config{
+		Name: s.Name, Node: s.Node, Listen: at.Data, Socket: at.Socket, Master: master,
+		Mounts: s.Mounts(), Tiers: tiers, Version: s.Version, Registerer: r,
+	}
+	switch {
+	case wire.IsUnix(at.Data):
+		config.Advertise = at.Data
+	case s.IP != "":
+		_, port, err := net.SplitHostPort(at.Data)
+		if err != nil {
+			return fmt.Errorf("--data-address %q: %w", at.Data, err)
+		}
+		config.Advertise = net.JoinHostPort(s.IP, port)
+	}
+	w, err := worker.New(config)
+	if err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return w.Run(ctx) })
+	group.Go(func() error {
+		return ServeHTTP(ctx, at.HTTP, healthHandler(r, func() error { return nil }))
+	})
+	return group.Wait()
+}
