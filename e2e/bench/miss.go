@@ -1,0 +1,94 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// miss reads files behind a PVC for the first time, and copies others. Both
+// sides read what is in the page cache and write to the same file system; the
+// cache also checks what it writes.
+func miss(ctx context.Context, b *Bench) error {
+	size := b.of(1 << 30)
+	for i := range b.Runs + 1 {
+		if err := write(b.source(fmt.Sprintf("miss/f%d", i)), size, uint64(i)); err != nil {
+			return err
+		}
+	}
+	c, err := b.newCache(ctx, "miss", cacheConfig{mount: localMount("miss"), workers: 1, quota: "20Gi"})
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	mnt, err := c.mount(ctx, 0)
+	if err != nil {
+		return err
+	}
+	at := 0
+	warm := func() error { return warmMemory(2 * size) }
+	first := side{before: func() error { at++; return warm() }, work: func() (done, error) {
+		return sequential(filepath.Join(mnt, fmt.Sprintf("f%d", at)), 1, 1<<20)()
+	}}
+	again := side{work: func() (done, error) {
+		return sequential(filepath.Join(mnt, fmt.Sprintf("f%d", at)), 1, 1<<20)()
+	}}
+	cp := side{before: warm, work: copyOf(func() string { return b.source(fmt.Sprintf("miss/f%d", at)) }, filepath.Join(b.dir, "copy"))}
+	if _, err := cp.run(); err != nil { // the source's pages, and the names
+		return err
+	}
+	if _, err := again.run(); err != nil {
+		return err
+	}
+	var p, q pairs
+	before, spent := c.cpu(), time.Duration(0)
+	for range b.Runs {
+		var d [3]done
+		for i, s := range []side{first, cp, again} {
+			if d[i], err = s.run(); err != nil {
+				return err
+			}
+			if i == 0 {
+				spent += d[i].CPU
+			}
+		}
+		p.a, p.b = append(p.a, d[0]), append(p.b, d[1])
+		q.a, q.b = append(q.a, d[2]), append(q.b, d[1])
+	}
+	var copied time.Duration
+	for _, d := range p.b {
+		copied += d.CPU
+	}
+	b.add(p.ratio("miss/pvc/seq1M", aim(0.9), gigabytes))
+	b.add(once("miss/pvc/cpu", "x", (spent+c.cpu()-before).Seconds()/copied.Seconds(), nil, lower, "CPU time, all processes, against the copy's"))
+	b.add(q.ratio("miss/pvc/second-reader", aim(1), gigabytes))
+	return nil
+}
+
+// copyOf copies a file as cp does: read and write, no reflink. The copy is
+// removed afterwards, unmeasured, by the next run's start.
+func copyOf(from func() string, to string) work {
+	return func() (done, error) {
+		_ = os.Remove(to)
+		return measured(1, func(int) (int64, int64, error) {
+			in, err := os.Open(from())
+			if err != nil {
+				return 0, 0, err
+			}
+			defer in.Close()
+			out, err := os.Create(to)
+			if err != nil {
+				return 0, 0, err
+			}
+			// Structs hide ReadFrom and WriteTo, which may share blocks.
+			n, err := io.CopyBuffer(struct{ io.Writer }{out}, struct{ io.Reader }{in}, make([]byte, 1<<20))
+			if e := out.Close(); err == nil {
+				err = e
+			}
+			return n, n >> 20, err
+		})
+	}
+}
