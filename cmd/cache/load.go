@@ -4,17 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
 	"github.com/spf13/cobra"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/millrace/millrace/apis/contract"
 	"github.com/millrace/millrace/runtime/component"
@@ -22,12 +18,8 @@ import (
 	"github.com/millrace/millrace/runtime/wire/wirepb"
 )
 
-const (
-	// masterWait is for how long a master that does not answer is waited for.
-	masterWait = 10 * time.Minute
-	// progressEvery is how often the log tells how far the load is.
-	progressEvery = 5 * time.Second
-)
+// progressEvery is how often the log tells how far the load is.
+const progressEvery = 5 * time.Second
 
 func loadCommand() *cobra.Command {
 	var termination string
@@ -70,71 +62,25 @@ func runLoad(ctx context.Context) (message string, err error) {
 		return "", err
 	}
 	defer func() { _ = conn.Close() }()
-	client := wirepb.NewMasterClient(conn)
-	retry := backoff.NewExponentialBackOff()
-	retry.InitialInterval, retry.MaxInterval = 200*time.Millisecond, 10*time.Second
-	for silent := time.Now(); ; {
-		last, err := follow(ctx, client, request)
-		switch {
-		case ctx.Err() != nil:
-			return "", fmt.Errorf("load %s: stopped: %w", request.GetId(), ctx.Err())
-		case last != nil && last.GetPhase() == contract.LoadFailed:
-			return "", hopeless{errors.New(last.GetMessage())}
-		case last != nil && last.GetPhase() == contract.LoadComplete:
-			return fmt.Sprintf("cached %d bytes in %d files", last.GetBytesDone(), last.GetFilesDone()), nil
-		case last != nil:
-			silent = time.Now() // it was there, and goes on when it is back
-			retry.Reset()
-		case fatal(err):
-			return "", hopeless{fmt.Errorf("load %s: %w", request.GetId(), err)}
-		}
-		if time.Since(silent) > masterWait {
-			return "", fmt.Errorf("master %s does not answer: %w", address, err)
-		}
-		slog.Warn("master does not answer, trying again", "master", address, "error", err)
-		select {
-		case <-ctx.Done():
-		case <-time.After(retry.NextBackOff()):
-		}
+	last, err := component.Load(ctx, wirepb.NewMasterClient(conn), request, logProgress())
+	if err != nil {
+		return "", err
 	}
+	return fmt.Sprintf("cached %d bytes in %d files", last.GetBytesDone(), last.GetFilesDone()), nil
 }
-
-// hopeless is an error that another try with the same load would meet again.
-type hopeless struct{ error }
 
 // exitCode is how the process ends with an error.
 func exitCode(err error) int {
-	if errors.As(err, &hopeless{}) {
+	if errors.As(err, &component.Hopeless{}) {
 		return contract.LoadExitHopeless
 	}
 	return contract.LoadExitRetry
 }
 
-// fatal tells whether asking again cannot help.
-func fatal(err error) bool {
-	switch status.Code(err) {
-	case codes.InvalidArgument, codes.FailedPrecondition, codes.Unimplemented:
-		return true
-	}
-	return false
-}
-
-// follow starts or joins the load and logs its progress until the stream ends.
-func follow(ctx context.Context, client wirepb.MasterClient, r *wirepb.LoadRequest) (last *wirepb.LoadProgress, err error) {
-	stream, err := client.Load(ctx, r)
-	if err != nil {
-		return nil, err
-	}
+// logProgress logs how far the load is, now and then.
+func logProgress() func(*wirepb.LoadProgress) {
 	var logged time.Time
-	for {
-		p, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			return last, nil
-		}
-		if err != nil {
-			return last, err
-		}
-		last = p
+	return func(p *wirepb.LoadProgress) {
 		if p.GetPhase() != contract.LoadRunning || time.Since(logged) >= progressEvery {
 			logged = time.Now()
 			slog.Info("load", "phase", p.GetPhase(), "message", p.GetMessage(), "bytesDone", p.GetBytesDone(), "bytesTotal", p.GetBytesTotal(),

@@ -11,7 +11,7 @@ import (
 )
 
 func masterCommand() *cobra.Command {
-	var at component.MasterAddresses
+	var at component.MasterPlace
 	c := &cobra.Command{
 		Use:   "master",
 		Short: "List the sources, know the workers, run load jobs",

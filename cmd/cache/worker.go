@@ -11,7 +11,7 @@ import (
 )
 
 func workerCommand() *cobra.Command {
-	var at component.WorkerAddresses
+	var at component.WorkerPlace
 	c := &cobra.Command{
 		Use:   "worker",
 		Short: "Keep bytes, and give them to peers and to the clients of this node",

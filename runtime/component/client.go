@@ -39,7 +39,7 @@ func RunClient(ctx context.Context, s *Settings, r *Registry, at ClientPlace) er
 	var mounted atomic.Bool
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
-		return ServeHTTP(ctx, at.HTTP, healthHandler(r, func() error {
+		return ServeHTTP(ctx, at.HTTP, HealthHandler(r, func() error {
 			if !mounted.Load() {
 				return errNotMounted
 			}

@@ -18,12 +18,16 @@ const (
 	pingTimeout = 5 * time.Second
 )
 
-// MasterAddresses are where a master serves gRPC, and the summary, health and
-// metrics.
-type MasterAddresses struct{ RPC, HTTP string }
+// MasterPlace is where a master serves gRPC, and the summary, health and
+// metrics (it may be empty).
+type MasterPlace struct {
+	RPC, HTTP string
+	// Register, if not nil, adds services to those of the master.
+	Register func(*grpc.Server, *master.Master)
+}
 
 // RunMaster serves as the master until the context ends.
-func RunMaster(ctx context.Context, s *Settings, r *Registry, at MasterAddresses) error {
+func RunMaster(ctx context.Context, s *Settings, r *Registry, at MasterPlace) error {
 	opts := master.Options{Mounts: s.Mounts(), Workers: int(s.Worker.Replicas)}
 	var err error
 	if opts.TTL, err = s.metadataTTL(); err != nil {
@@ -48,6 +52,9 @@ func RunMaster(ctx context.Context, s *Settings, r *Registry, at MasterAddresses
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingTimeout, PermitWithoutStream: true}),
 	)
 	m.Register(server)
+	if at.Register != nil {
+		at.Register(server, m)
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return server.Serve(listener) })
 	group.Go(func() error { return ServeHTTP(ctx, at.HTTP, m.Handler(r.Handler())) })

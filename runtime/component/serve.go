@@ -55,14 +55,14 @@ func ServeProfiles(ctx context.Context, address string) error {
 // Registerer carries the name of its dataset.
 type Registry struct {
 	prometheus.Registerer
-	gatherer prometheus.Gatherer
+	prometheus.Gatherer
 }
 
 // NewRegistry makes a registry with what every process tells of itself.
 func NewRegistry(s *Settings) *Registry {
 	r := prometheus.NewRegistry()
 	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	return &Registry{Registerer: prometheus.WrapRegistererWith(datasetLabels(s), r), gatherer: r}
+	return &Registry{Registerer: prometheus.WrapRegistererWith(datasetLabels(s), r), Gatherer: r}
 }
 
 // datasetLabels tell the metrics of one dataset from those of another. They are
@@ -80,11 +80,11 @@ func datasetLabels(s *Settings) prometheus.Labels {
 
 // Handler serves the metrics.
 func (r *Registry) Handler() http.Handler {
-	return promhttp.HandlerFor(r.gatherer, promhttp.HandlerOpts{})
+	return promhttp.HandlerFor(r.Gatherer, promhttp.HandlerOpts{})
 }
 
-// healthHandler serves health and metrics; healthy says why not.
-func healthHandler(r *Registry, healthy func() error) http.Handler {
+// HealthHandler serves health and metrics; healthy says why not.
+func HealthHandler(r *Registry, healthy func() error) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+contract.PathHealthy, func(w http.ResponseWriter, _ *http.Request) {
 		if err := healthy(); err != nil {

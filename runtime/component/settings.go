@@ -32,6 +32,8 @@ type Settings struct {
 	MasterAddress string
 	// Version of the program.
 	Version string
+	// OpenSource connects to a source; kinds.Open if nil.
+	OpenSource func(context.Context, source.Config) (source.Store, error)
 }
 
 // ReadSettings reads runtime.json and the environment of a pod.
@@ -83,7 +85,7 @@ func (s *Settings) Mounts() []namespace.Mount {
 		mounts[i] = namespace.Mount{
 			Path: contract.MountPath(m.Path, m.Name),
 			URI:  WithoutUser(m.MountPoint),
-			Open: func(ctx context.Context) (source.Store, error) { return openSource(ctx, m) },
+			Open: func(ctx context.Context) (source.Store, error) { return s.openSource(ctx, m) },
 		}
 	}
 	return mounts
@@ -104,7 +106,7 @@ func WithoutUser(uri string) string {
 }
 
 // openSource connects to one source, with the secrets that its files hold now.
-func openSource(ctx context.Context, m contract.MountConfig) (source.Store, error) {
+func (s *Settings) openSource(ctx context.Context, m contract.MountConfig) (source.Store, error) {
 	c := source.Config{MountPoint: m.MountPoint, Options: m.Options, EncryptOptions: map[string]string{}}
 	for option, file := range m.EncryptOptions {
 		value, err := os.ReadFile(file)
@@ -115,6 +117,9 @@ func openSource(ctx context.Context, m contract.MountConfig) (source.Store, erro
 			return nil, fmt.Errorf("open %s: read the secret of option %s: %w", WithoutUser(m.MountPoint), option, err)
 		}
 		c.EncryptOptions[option] = strings.TrimSpace(string(value))
+	}
+	if s.OpenSource != nil {
+		return s.OpenSource(ctx, c)
 	}
 	return kinds.Open(ctx, c)
 }

@@ -11,12 +11,16 @@ import (
 	"github.com/millrace/millrace/runtime/worker"
 )
 
-// WorkerAddresses are where a worker serves peers, health and metrics, and the
+// WorkerPlace is where a worker serves peers, health and metrics, and the
 // path of the socket for the readers of its machine. HTTP and Socket may be empty.
-type WorkerAddresses struct{ Data, HTTP, Socket string }
+type WorkerPlace struct {
+	Data, HTTP, Socket string
+	// Advertise is how peers reach Data; else it is at the IP of the settings.
+	Advertise string
+}
 
 // RunWorker keeps bytes until the context ends.
-func RunWorker(ctx context.Context, s *Settings, r *Registry, at WorkerAddresses) error {
+func RunWorker(ctx context.Context, s *Settings, r *Registry, at WorkerPlace) error {
 	tiers, err := tiersOf(s.Worker.TieredStoreLevels)
 	if err != nil {
 		return err
@@ -30,6 +34,8 @@ func RunWorker(ctx context.Context, s *Settings, r *Registry, at WorkerAddresses
 		Mounts: s.Mounts(), Tiers: tiers, Version: s.Version, Registerer: r,
 	}
 	switch {
+	case at.Advertise != "":
+		config.Advertise = at.Advertise
 	case wire.IsUnix(at.Data):
 		config.Advertise = at.Data
 	case s.IP != "":
@@ -46,7 +52,7 @@ func RunWorker(ctx context.Context, s *Settings, r *Registry, at WorkerAddresses
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return w.Run(ctx) })
 	group.Go(func() error {
-		return ServeHTTP(ctx, at.HTTP, healthHandler(r, func() error { return nil }))
+		return ServeHTTP(ctx, at.HTTP, HealthHandler(r, func() error { return nil }))
 	})
 	return group.Wait()
 }

@@ -213,7 +213,7 @@ func (j *job) end(ctx context.Context, err error) {
 		p.Phase, p.Message = contract.LoadComplete, ""
 	default:
 		p.Phase = contract.LoadFailed
-		p.Message = fmt.Sprintf("cached %s of %s (%.1f%%): %s", formatBytes(p.BytesDone), formatBytes(p.BytesTotal),
+		p.Message = fmt.Sprintf("cached %s of %s (%.1f%%): %s", FormatBytes(p.BytesDone), FormatBytes(p.BytesTotal),
 			100*float64(p.BytesDone)/float64(p.BytesTotal), j.shortage())
 	}
 	done := *p
@@ -231,7 +231,7 @@ func (j *job) end(ctx context.Context, err error) {
 func (j *job) shortage() string {
 	switch {
 	case j.firstError != nil && j.noSpace > 0:
-		return fmt.Sprintf("the cache has no room for %s, and %v", formatBytes(j.noSpace), j.firstError)
+		return fmt.Sprintf("the cache has no room for %s, and %v", FormatBytes(j.noSpace), j.firstError)
 	case j.firstError != nil:
 		return j.firstError.Error()
 	case j.noSpace > 0:

@@ -181,8 +181,8 @@ func (r *rate) perSecond(now time.Time) int64 {
 	return int64(r.mean)
 }
 
-// formatBytes prints a size as the status of a Dataset does: 443.89MiB.
-func formatBytes(n int64) string {
+// FormatBytes prints a size as the status of a Dataset does: 443.89MiB.
+func FormatBytes(n int64) string {
 	const units = "KMGTPE"
 	if n < 1024 {
 		return fmt.Sprintf("%.2fB", float64(n))

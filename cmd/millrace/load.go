@@ -1,0 +1,46 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/millrace/millrace/apis/contract"
+	"github.com/millrace/millrace/runtime/master"
+	"github.com/millrace/millrace/runtime/standalone"
+)
+
+func loadCommand() *cobra.Command {
+	var metadata bool
+	c := &cobra.Command{
+		Use:   "load PATH...",
+		Short: "Bring files and directories below a mount into the cache, and wait for the end",
+		Long: `Bring files and directories below a mount into the cache, and wait for the end.
+
+Ctrl-C ends the waiting, not the load. The exit code is 0 when everything is
+cached, 1 when another try may succeed, 2 when the same words would fail again
+(no such path, no room in the cache), 130 after Ctrl-C.`,
+		Example: `  millrace load /mnt/data
+  millrace load /mnt/data/train '/mnt/data/val/*.tar'`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var last contract.LoadSummary
+			progress := standalone.NewProgress(os.Stderr)
+			err := standalone.Load(cmd.Context(), runDir(cmd), args, metadata, func(l contract.LoadSummary) {
+				last = l
+				progress.Show(l)
+			})
+			progress.End()
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "cached %s in %d files; took %s\n",
+				master.FormatBytes(last.BytesDone), last.FilesDone, progress.Took().Round(10*time.Millisecond))
+			return err
+		},
+	}
+	c.Flags().BoolVar(&metadata, "refresh", false, "list the paths at the source anew before")
+	return c
+}

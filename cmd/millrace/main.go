@@ -1,0 +1,67 @@
+// Command millrace is the cache without Kubernetes: it mounts a source on one
+// machine, or runs the master, the workers and the clients of several.
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/millrace/millrace/runtime/standalone"
+)
+
+// version is set by the build.
+var version = "dev"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := command().ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "millrace:", err)
+		stop()
+		os.Exit(standalone.ExitCode(err))
+	}
+}
+
+func command() *cobra.Command {
+	var level slog.Level
+	root := &cobra.Command{
+		Use:           "millrace",
+		Short:         "Mount remote data through a cache on this machine",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		PersistentPreRun: func(*cobra.Command, []string) {
+			slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})))
+		},
+	}
+	root.PersistentFlags().TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
+	root.PersistentFlags().String(runDirFlag, standalone.DefaultRunDir(), "directory of the daemons' sockets")
+	root.CompletionOptions.DisableDefaultCmd = true
+	root.AddCommand(mountCommand(), loadCommand(), statusCommand(), unmountCommand(),
+		masterCommand(), workerCommand(), clientCommand(), versionCommand())
+	return root
+}
+
+const runDirFlag = "run-dir"
+
+func runDir(cmd *cobra.Command) string {
+	dir, _ := cmd.Flags().GetString(runDirFlag) // it is there, for root has it
+	return dir
+}
+
+func versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), "millrace", version)
+			return err
+		},
+	}
+}

@@ -1,0 +1,270 @@
+package standalone
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"github.com/millrace/millrace/apis/contract"
+	"github.com/millrace/millrace/runtime/component"
+	"github.com/millrace/millrace/runtime/fuse"
+	"github.com/millrace/millrace/runtime/master"
+	"github.com/millrace/millrace/runtime/source"
+	"github.com/millrace/millrace/runtime/wire"
+	"github.com/millrace/millrace/runtime/wire/wirepb"
+)
+
+// Daemon serves one mount point: alone, as master, worker and client in one
+// process that speak over Unix sockets of theirs; or as the client of a cache
+// whose master is elsewhere.
+type Daemon struct {
+	RunDir     string
+	MountPoint string // as canonical gives it
+	// Name labels the metrics; the mount point if empty.
+	Name   string
+	Config *contract.RuntimeConfig
+	// Lazy mounts although a source does not answer.
+	Lazy bool
+	// Master is host:port of a master elsewhere, and WorkerSocket the socket of
+	// a worker of this machine, if there is one.
+	Master, WorkerSocket string
+	// Metrics and Profiles are addresses, empty for nowhere.
+	Metrics, Profiles string
+	Version, LogFile  string
+	// Secrets are KEY=FILE for the sources that a master elsewhere tells of.
+	Secrets []string
+	// Ready is called when the tree can be read.
+	Ready func()
+}
+
+// At sets the mount point, and the log if nobody says where.
+func (d *Daemon) At(mountPoint string) (err error) {
+	if d.MountPoint, err = canonical(mountPoint); err != nil {
+		return err
+	}
+	if d.LogFile == "" {
+		d.LogFile = defaultLogFile(idOf(d.MountPoint))
+	}
+	d.LogFile, err = filepath.Abs(d.LogFile)
+	return err
+}
+
+// Check tells whether a daemon of these words can make sense.
+func (d *Daemon) Check() error {
+	if d.Master != "" {
+		return nil
+	}
+	switch {
+	case len(d.Config.Mounts) == 0:
+		return errors.New("what to mount: name a source, such as s3://bucket/prefix, or --mount /path=source")
+	case len(d.Config.Worker.TieredStoreLevels) == 0:
+		return errors.New("where to cache: say --cache DIR:SIZE, such as --cache /var/cache/millrace:100Gi")
+	}
+	return checkPlaces(d.Config, d.MountPoint)
+}
+
+const (
+	// lockPatience is how long a daemon that is on its way out may take.
+	lockPatience = 2 * time.Second
+	// sourceWait is how long a source may take to answer before the mount.
+	sourceWait = time.Minute
+)
+
+// Run serves until ctx ends or somebody unmounts.
+func (d *Daemon) Run(ctx context.Context) error {
+	place := placeOf(d.RunDir, d.MountPoint)
+	lock, err := place.lock(ctx, lockPatience)
+	if errors.Is(err, errTaken) {
+		return fmt.Errorf("%s is mounted already; end that with: millrace unmount %s", d.MountPoint, d.MountPoint)
+	}
+	if err != nil {
+		return fmt.Errorf("take %s: %w", d.MountPoint, err)
+	}
+	defer lock.Close()
+	defer func() { _ = place.clean() }()
+	if d.Name == "" {
+		d.Name = d.MountPoint
+	}
+	if err := d.prepare(ctx); err != nil {
+		return err
+	}
+	if err := place.write(d.state()); err != nil {
+		return err
+	}
+	// A directory that the daemon is in could not be unmounted.
+	if err := os.Chdir("/"); err != nil {
+		return err
+	}
+	err = d.serve(ctx, place)
+	if errors.Is(err, component.ErrUnmounted) || ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		slog.InfoContext(ctx, "unmounted", "mountPoint", d.MountPoint)
+		return nil
+	}
+	return err
+}
+
+func (d *Daemon) state() State {
+	s := State{
+		MountPoint: d.MountPoint, Name: d.Name, PID: os.Getpid(), Born: born(os.Getpid()), StartedAt: time.Now(),
+		Version: d.Version, Master: d.Master, LogFile: d.LogFile,
+	}
+	for _, m := range d.Config.Mounts {
+		s.Sources = append(s.Sources, component.WithoutUser(m.MountPoint))
+	}
+	return s
+}
+
+// prepare takes away a dead predecessor's mount, makes the directories of the
+// cache and looks whether the sources are there.
+func (d *Daemon) prepare(ctx context.Context) error {
+	if err := fuse.Detach(d.MountPoint); err != nil {
+		return err
+	}
+	if d.Master != "" {
+		config, err := configOf(ctx, d.Master, d.Secrets)
+		d.Config = config
+		return err
+	}
+	if err := makeCaches(d.Config); err != nil {
+		return err
+	}
+	return d.look(ctx)
+}
+
+// makeCaches makes the directories that are missing, for no one else to read:
+// sources may be more private than the directory above.
+func makeCaches(c *contract.RuntimeConfig) error {
+	for _, level := range c.Worker.TieredStoreLevels {
+		for _, dir := range level.MountPaths {
+			if err := os.MkdirAll(dir, 0o700); err != nil {
+				return fmt.Errorf("make the cache directory: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// look asks each source whether it is there, so that a wrong word or key is
+// told now and not by the first read.
+func (d *Daemon) look(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, sourceWait)
+	defer cancel()
+	var group errgroup.Group
+	for _, m := range d.settings("", "").Mounts() {
+		group.Go(func() error {
+			st, err := m.Open(ctx)
+			if err == nil {
+				_, err = st.Stat(ctx, "")
+				st.Close()
+			}
+			if err == nil || d.Lazy && errors.Is(err, source.ErrUnavailable) {
+				return nil
+			}
+			if !strings.Contains(err.Error(), m.URI) {
+				err = fmt.Errorf("%s: %w", m.URI, err)
+			}
+			if errors.Is(err, source.ErrUnavailable) || ctx.Err() != nil {
+				return fmt.Errorf("%w; with --lazy it is mounted all the same, and tried again", err)
+			}
+			return err
+		})
+	}
+	return group.Wait()
+}
+
+func (d *Daemon) settings(name, masterAt string) *component.Settings {
+	return &component.Settings{
+		RuntimeConfig: d.Config, Dataset: d.Name, Name: name, Node: hostname(),
+		MasterAddress: masterAt, Version: d.Version, OpenSource: openSource,
+	}
+}
+
+// member is the name in the membership and in the master's log.
+func (d *Daemon) member() string {
+	if d.Master == "" {
+		return "local"
+	}
+	return hostname() + ":" + d.MountPoint
+}
+
+// serve runs the components until ctx ends or one of them does.
+func (d *Daemon) serve(ctx context.Context, p place) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	masterAt := d.Master
+	if masterAt == "" {
+		masterAt = p.rpc()
+	}
+	s := d.settings(d.member(), masterAt)
+	registry := component.NewRegistry(s)
+	conn, err := wire.DialMaster(masterAt)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	c := &control{stop: stop, conn: conn, registry: registry, state: d.state(), local: d.Master == ""}
+	group, ctx := errgroup.WithContext(ctx)
+	if d.Master == "" {
+		d.Config.Worker.Replicas = 1
+		d.WorkerSocket = p.worker()
+		group.Go(func() error {
+			return component.RunMaster(ctx, s, registry, component.MasterPlace{RPC: p.rpc(), Register: func(g *grpc.Server, m *master.Master) {
+				registerFacts(g, d.Config, m)
+			}})
+		})
+		group.Go(func() error {
+			return component.RunWorker(ctx, s, registry, component.WorkerPlace{Data: p.data(), Socket: p.worker()})
+		})
+	}
+	group.Go(func() error { return component.ServeHTTP(ctx, wire.UnixAddress(p.control()), c.handler()) })
+	group.Go(func() error {
+		return component.ServeHTTP(ctx, d.Metrics, component.HealthHandler(registry, func() error { return nil }))
+	})
+	group.Go(func() error {
+		c.rate.run(ctx, c.given)
+		return nil
+	})
+	group.Go(func() error { return component.ServeProfiles(ctx, d.Profiles) })
+	group.Go(func() error {
+		if d.Master == "" {
+			if err := waitForWorker(ctx, conn); err != nil {
+				return err
+			}
+		}
+		return component.RunClient(ctx, s, registry, component.ClientPlace{Dir: d.MountPoint, Socket: d.WorkerSocket, Mounted: func() {
+			slog.InfoContext(ctx, "mounted", "mountPoint", d.MountPoint)
+			if d.Ready != nil {
+				d.Ready()
+			}
+		}})
+	})
+	return group.Wait()
+}
+
+// waitForWorker returns when the master knows a worker: what is read before
+// would pass by the cache.
+func waitForWorker(ctx context.Context, conn *grpc.ClientConn) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := wirepb.NewMasterClient(conn).Watch(ctx, &wirepb.WatchRequest{Client: "mount"}, grpc.WaitForReady(true))
+	if err != nil {
+		return err
+	}
+	for {
+		event, err := stream.Recv()
+		if err != nil {
+			return fmt.Errorf("wait for the worker: %w", err)
+		}
+		if len(event.GetMembers().GetWorkers()) > 0 {
+			return nil
+		}
+	}
+}

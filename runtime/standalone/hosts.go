@@ -1,0 +1,179 @@
+package standalone
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"github.com/millrace/millrace/apis/contract"
+	"github.com/millrace/millrace/runtime/component"
+	"github.com/millrace/millrace/runtime/master"
+	"github.com/millrace/millrace/runtime/wire"
+)
+
+// DefaultWorkerSocket is where the worker of a machine listens for its clients.
+func DefaultWorkerSocket() string { return contract.WorkerSocket }
+
+func hostname() string {
+	if name, err := os.Hostname(); err == nil {
+		return name
+	}
+	return "localhost"
+}
+
+// Master is the master of a cache on several hosts.
+type Master struct {
+	Config *contract.RuntimeConfig
+	// Listen is where it serves gRPC, HTTP the summary and metrics.
+	Listen, HTTP, Profiles string
+	// Name labels the metrics. Workers is how many workers there shall be.
+	Name, Version string
+	Workers       int
+}
+
+// Run serves until ctx ends.
+func (m *Master) Run(ctx context.Context) error {
+	if len(m.Config.Mounts) == 0 {
+		return component.Hopeless{Err: errors.New("what to cache: name a source, such as s3://bucket/prefix, or --mount /path=source")}
+	}
+	for _, mount := range m.Config.Mounts {
+		if dir, ok := localDir(mount.MountPoint); ok {
+			if _, err := os.Stat(dir); err != nil {
+				return fmt.Errorf("source %s: %w", dir, err)
+			}
+		}
+	}
+	m.Config.Worker.Replicas = int32(m.Workers)
+	s := &component.Settings{RuntimeConfig: m.Config, Dataset: m.Name, Name: hostname(), Node: hostname(), Version: m.Version, OpenSource: openSource}
+	r := component.NewRegistry(s)
+	return withProfiles(ctx, m.Profiles, func(ctx context.Context) error {
+		return component.RunMaster(ctx, s, r, component.MasterPlace{RPC: m.Listen, HTTP: m.HTTP, Register: func(g *grpc.Server, of *master.Master) {
+			registerFacts(g, m.Config, of)
+		}})
+	})
+}
+
+// Worker is the worker of one host.
+type Worker struct {
+	// Master is host:port. Config has the cache's levels; the sources are those
+	// that the master tells, with Secrets of this host.
+	Master  string
+	Config  *contract.RuntimeConfig
+	Secrets []string
+	// Listen is where it serves peers, who reach it at Advertise: if empty, the
+	// address by which this host reaches the master.
+	Listen, Advertise string
+	Socket            string
+	HTTP, Profiles    string
+	// Member is its name, the same after a restart; Node its machine's. Name
+	// labels the metrics.
+	Member, Node, Name, Version string
+}
+
+// Run serves until ctx ends.
+func (w *Worker) Run(ctx context.Context) error {
+	if len(w.Config.Worker.TieredStoreLevels) == 0 {
+		return component.Hopeless{Err: errors.New("where to cache: say --cache DIR:SIZE, such as --cache /var/cache/millrace:100Gi")}
+	}
+	told, err := configOf(ctx, w.Master, w.Secrets)
+	if err != nil {
+		return err
+	}
+	w.Config.Mounts = told.Mounts
+	if len(w.Config.Worker.Options) == 0 {
+		w.Config.Master, w.Config.Worker.Options = told.Master, told.Worker.Options
+	}
+	if err := checkPlaces(w.Config, ""); err != nil {
+		return err
+	}
+	if err := makeCaches(w.Config); err != nil {
+		return err
+	}
+	if w.Socket != "" {
+		if err := os.MkdirAll(filepath.Dir(w.Socket), 0o755); err != nil {
+			return fmt.Errorf("make the directory of the socket: %w", err)
+		}
+	}
+	if w.Advertise, err = advertised(w.Listen, w.Advertise, w.Master); err != nil {
+		return err
+	}
+	if w.Member == "" {
+		w.Member = hostname()
+	}
+	if w.Node == "" {
+		w.Node = hostname()
+	}
+	s := &component.Settings{
+		RuntimeConfig: w.Config, Dataset: w.Name, Name: w.Member, Node: w.Node, MasterAddress: w.Master,
+		Version: w.Version, OpenSource: openSource,
+	}
+	r := component.NewRegistry(s)
+	return withProfiles(ctx, w.Profiles, func(ctx context.Context) error {
+		return component.RunWorker(ctx, s, r, component.WorkerPlace{Data: w.Listen, HTTP: w.HTTP, Socket: w.Socket, Advertise: w.Advertise})
+	})
+}
+
+// advertised is the address that peers are told: what the user says, else the
+// one listened on, with the machine's own address if that is any address.
+func advertised(listen, advertise, masterAt string) (string, error) {
+	if advertise != "" {
+		return advertise, nil
+	}
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return "", component.Hopeless{Err: fmt.Errorf("--listen %q: write it as host:port or :port: %w", listen, err)}
+	}
+	if ip := net.ParseIP(host); host != "" && (ip == nil || !ip.IsUnspecified()) {
+		return net.JoinHostPort(host, port), nil
+	}
+	conn, err := net.Dial("udp", masterAt) // sends nothing: it finds the route
+	if err != nil {
+		return "", fmt.Errorf("find the address by which this host reaches the master; say --advertise host:port: %w", err)
+	}
+	defer conn.Close()
+	host, _, err = net.SplitHostPort(conn.LocalAddr().String())
+	if err != nil {
+		return "", err
+	}
+	return net.JoinHostPort(host, port), nil
+}
+
+// masterWait is how long a master may take to answer before its configuration
+// is given up.
+const masterWait = time.Minute
+
+// configOf asks a master for its sources, and adds the secrets of this host.
+func configOf(ctx context.Context, masterAt string, secrets []string) (*contract.RuntimeConfig, error) {
+	conn, err := wire.DialMaster(masterAt)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(ctx, masterWait)
+	defer cancel()
+	c := &contract.RuntimeConfig{}
+	if err := ask(ctx, conn, configMethod, c); err != nil {
+		return nil, err
+	}
+	return c, addSecrets(c.Mounts, secrets)
+}
+
+// withProfiles serves profiles for as long as run runs.
+func withProfiles(ctx context.Context, address string, run func(context.Context) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		defer cancel()
+		return run(ctx)
+	})
+	group.Go(func() error { return component.ServeProfiles(ctx, address) })
+	return group.Wait()
+}
