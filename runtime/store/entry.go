@@ -3,6 +3,8 @@ package store
 import (
 	"container/list"
 	"errors"
+	"fmt"
+	"hash/crc32"
 	"os"
 	"sync"
 
@@ -32,6 +34,9 @@ type entry struct {
 
 	// dropped is written with both mu held and read with either.
 	dropped bool
+
+	// writing is held while bytes are written. It comes before the Store's mu.
+	writing sync.Mutex
 
 	// mu guards these. It comes after the Store's mu.
 	mu     sync.Mutex
@@ -209,22 +214,15 @@ func (e *entry) free(block int) {
 	delete(e.busy, block)
 }
 
-// write puts the bytes of a claimed block down, then their record, and then
-// marks the block. When it fails, what is left on the disk is a stray.
-func (e *entry) write(block int, p []byte) error {
-	e.mu.Lock()
-	data := e.data
-	e.mu.Unlock()
-	if data == nil {
-		return os.ErrClosed
-	}
-	_, err := data.WriteAt(p, int64(block)*e.blockBytes)
-	crc := checksum(p)
+// settle records a claimed block whose bytes are down, and then marks it. After
+// an error, its own or failed, what is left on the disk is a stray.
+func (e *entry) settle(block int, crc uint32, failed error) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.data == nil {
 		return os.ErrClosed
 	}
+	err := failed
 	// A dropped file has no more record: its key may be that of another by now.
 	if err == nil && !e.dropped {
 		err = e.dir.journal.append(recordBlock, false, e.key, uint64(block), uint64(crc))
@@ -236,6 +234,55 @@ func (e *entry) write(block int, p []byte) error {
 	e.setState(block, blockPresent)
 	delete(e.strays, block)
 	return nil
+}
+
+// pieceBytes is what is checked and written at once: it fits into the second
+// level of the processor's caches.
+const pieceBytes = 256 << 10
+
+// blockWriter puts the bytes of a claimed block down, one piece after the
+// other, and keeps their checksum.
+type blockWriter struct {
+	e         *entry
+	off, left int64
+	crc       uint32
+	// room makes some when the disk has none, and tells whether it did.
+	room func(n int64) bool
+}
+
+// Write implements io.Writer.
+func (w *blockWriter) Write(p []byte) (n int, _ error) {
+	if int64(len(p)) > w.left {
+		return 0, fmt.Errorf("%d bytes are %d too many for the block", len(p), int64(len(p))-w.left)
+	}
+	for len(p) > 0 {
+		piece := p[:min(len(p), pieceBytes)]
+		if err := w.put(piece); err != nil {
+			return n, err
+		}
+		w.crc = crc32.Update(w.crc, castagnoli, piece)
+		w.off, w.left = w.off+int64(len(piece)), w.left-int64(len(piece))
+		p, n = p[len(piece):], n+len(piece)
+	}
+	return n, nil
+}
+
+func (w *blockWriter) put(piece []byte) error {
+	w.e.mu.Lock()
+	data := w.e.data
+	w.e.mu.Unlock()
+	if data == nil {
+		return os.ErrClosed
+	}
+	// The kernel lets one write to a file at a time; who waits for it there
+	// burns the processor that the other needs.
+	w.e.writing.Lock()
+	defer w.e.writing.Unlock()
+	_, err := data.WriteAt(piece, w.off)
+	if isFull(err) && w.room(w.left+w.e.blockBytes) {
+		_, err = data.WriteAt(piece, w.off)
+	}
+	return err
 }
 
 // setState keeps the counts. Callers hold mu.

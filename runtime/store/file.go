@@ -103,22 +103,34 @@ func (f *File) Bitmap() []byte {
 	return f.e.bitmap(blockPresent)
 }
 
-// WriteBlock stores a whole block: room is reserved, the bytes are written, and
-// only then the block counts as there. Writing a block again does nothing.
+// WriteBlock stores a whole block. Writing a block again does nothing.
 // ErrNoSpace when there is no room.
 func (f *File) WriteBlock(block int, p []byte) error {
+	if block >= 0 && block < f.Blocks() && int64(len(p)) != f.e.length(block) {
+		return fmt.Errorf("write block %d of cached file %s: %d bytes are not a block of it", block, f.e.key, len(p))
+	}
+	return f.FillBlock(block, func(w io.Writer) error {
+		_, err := w.Write(p)
+		return err
+	})
+}
+
+// FillBlock stores a whole block that fill writes from its beginning to its
+// end, in pieces as they come: a piece that was just read is still in the
+// processor's cache when it is checked and written. Room is reserved before
+// fill is called, and only after it has returned does the block count as there.
+// A block that is there already is not filled again. ErrNoSpace when there is
+// no room. While one fills a block, others who want to fill it wait.
+func (f *File) FillBlock(block int, fill func(w io.Writer) error) error {
 	e := f.e
-	if block < 0 || block >= len(e.blocks) || int64(len(p)) != e.length(block) {
-		return fmt.Errorf("write block %d of cached file %s: %d bytes are not a block of it", block, e.key, len(p))
+	if block < 0 || block >= len(e.blocks) {
+		return fmt.Errorf("write block %d of cached file %s: it has %d blocks", block, e.key, len(e.blocks))
 	}
 	if !e.claim(block, func(s blockState) bool { return s == blockPresent }) {
 		return nil
 	}
 	defer e.free(block)
-	err := f.write(block, p)
-	if isFull(err) && f.store.makeRoom(e.dir, 2*int64(len(p))) {
-		err = f.write(block, p)
-	}
+	err := f.fill(block, fill)
 	f.store.diskFull(e.dir, isFull(err))
 	if isFull(err) {
 		err = fmt.Errorf("%w: %w", ErrNoSpace, err)
@@ -135,8 +147,8 @@ func isFull(err error) bool {
 	return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)
 }
 
-// write reserves room for a claimed block and writes it.
-func (f *File) write(block int, p []byte) error {
+// fill reserves room for a claimed block and has it written.
+func (f *File) fill(block int, fill func(w io.Writer) error) error {
 	e := f.e
 	taken := func() int64 {
 		e.mu.Lock()
@@ -147,12 +159,17 @@ func (f *File) write(block int, p []byte) error {
 		return e.strays[block]
 	}
 	before := taken()
-	cost := max(0, roundUp(int64(len(p)))-before)
+	cost := max(0, roundUp(e.length(block))-before)
 	if err := f.store.reserve(e, cost); err != nil {
 		return err
 	}
-	err := e.write(block, p)
-	if err != nil {
+	w := &blockWriter{e: e, off: int64(block) * e.blockBytes, left: e.length(block)}
+	w.room = func(n int64) bool { return f.store.makeRoom(e.dir, n) }
+	err := fill(w)
+	if err == nil && w.left > 0 {
+		err = fmt.Errorf("%w: %d bytes of it are missing", io.ErrShortWrite, w.left)
+	}
+	if err = e.settle(block, w.crc, err); err != nil {
 		f.store.refund(e, before+cost-taken())
 	}
 	return err

@@ -5,11 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -455,5 +457,53 @@ func TestKillNineAtAnyPointLeavesRightBytes(t *testing.T) {
 			t.Errorf("round %d, written again: used %d, on disk %d", round, used, onDisk(t, dir))
 		}
 		s.Close()
+	}
+}
+
+func TestABlockThatIsNotFilledToItsEndIsNotThere(t *testing.T) {
+	errSource := errors.New("the source is gone")
+	for what, tc := range map[string]struct {
+		fill func(w io.Writer) error
+		want error
+	}{
+		"too little": {func(w io.Writer) error { _, err := w.Write(make([]byte, 10)); return err }, io.ErrShortWrite},
+		"too much":   {func(w io.Writer) error { _, err := w.Write(make([]byte, block+1)); return err }, nil},
+		"an error":   {func(w io.Writer) error { _, _ = w.Write(make([]byte, block)); return errSource }, errSource},
+	} {
+		t.Run(what, func(t *testing.T) {
+			dir := t.TempDir()
+			s := open(t, dir, 16*block, nil)
+			f, err := s.Acquire(key(1), 2*block, false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			err = f.FillBlock(0, tc.fill)
+			if err == nil || tc.want != nil && !errors.Is(err, tc.want) {
+				t.Fatalf("filled with %v, want %v", err, tc.want)
+			}
+			if f.Has(0) {
+				t.Error("the block counts as there")
+			}
+			if used, _ := s.Usage(); used != onDisk(t, dir) {
+				t.Errorf("%d bytes are counted, %d lie on the disk", used, onDisk(t, dir))
+			}
+			p := content(key(1), 2*block)[:block]
+			err = f.FillBlock(0, func(w io.Writer) error {
+				for piece := range slices.Chunk(p, 1000) {
+					if _, err := w.Write(piece); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := make([]byte, len(p))
+			if _, err := f.ReadAt(got, 0); err != nil || !bytes.Equal(got, p) {
+				t.Fatalf("read back: %v", err)
+			}
+		})
 	}
 }
