@@ -17,6 +17,9 @@ const RootIno uint64 = 1
 type Node struct {
 	Ino  uint64
 	Name string
+	// Parent is the inode of the directory that has the entry under Name; 0 if
+	// it has none or nobody knows.
+	Parent uint64
 	// Mode holds the type and permission bits as in stat(2).
 	Mode    uint32
 	Size    int64
@@ -50,7 +53,8 @@ type FileSystem interface {
 }
 
 // Invalidation tells the kernel to forget. Name is set when an entry of the
-// directory Ino came, went or changed; else Ino itself changed.
+// directory Ino came, went or changed; else Ino itself changed. The zero value
+// says that anything may have changed: changes were missed.
 type Invalidation struct {
 	Ino  uint64
 	Name string

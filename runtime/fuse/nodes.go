@@ -22,7 +22,8 @@ import (
 // generation, derived from the version, guards the ids across restarts: the
 // kernel drops an inode whose generation has changed.
 type nodes struct {
-	mu sync.Mutex
+	places bool
+	mu     sync.Mutex
 	// known has the ids that the kernel remembers, the root excepted.
 	known map[uint64]known
 	// alias has the inode numbers of ids that are not inode numbers themselves;
@@ -33,10 +34,19 @@ type nodes struct {
 type known struct {
 	version uint64
 	lookups uint64 // how often the kernel was told; it forgets by the same count
+	// place is where the kernel found it, if that is to be remembered.
+	place place
 }
 
-func newNodes() *nodes {
-	return &nodes{known: map[uint64]known{}, alias: map[uint64]uint64{}, current: map[uint64]uint64{}}
+// place is an entry of a directory.
+type place struct {
+	parent uint64 // inode
+	name   string
+}
+
+// newNodes makes the table; with places it remembers the place of each file.
+func newNodes(places bool) *nodes {
+	return &nodes{places: places, known: map[uint64]known{}, alias: map[uint64]uint64{}, current: map[uint64]uint64{}}
 }
 
 // enter counts one more mention of n to the kernel and returns its id.
@@ -50,6 +60,9 @@ func (t *nodes) enter(n Node) (id, version uint64) {
 	id = t.renewLocked(n.Ino, version)
 	k := t.known[id]
 	k.version, k.lookups = version, k.lookups+1
+	if t.places && n.Mode&modeType != modeDir {
+		k.place = place{n.Parent, n.Name}
+	}
 	t.known[id] = k
 	return id, version
 }
@@ -83,16 +96,33 @@ func (t *nodes) taken(id, ino uint64) bool {
 }
 
 // find tells what the kernel knows the newest version of an inode by, if it
-// does, and whether that is a directory.
-func (t *nodes) find(ino uint64) (id uint64, ok, dir bool) {
+// does, whether that is a directory, and its place if that is remembered.
+func (t *nodes) find(ino uint64) (id uint64, ok, dir bool, at place) {
 	if ino == RootIno {
-		return RootIno, true, true
+		return RootIno, true, true, place{}
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	id = t.currentLocked(ino)
 	k, ok := t.known[id]
-	return id, ok, k.version == versionOf(Node{Mode: modeDir})
+	return id, ok, k.version == versionOf(Node{Mode: modeDir}), k.place
+}
+
+// all has every inode that the kernel knows something of.
+func (t *nodes) all() []uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	inos := make([]uint64, 1, 1+len(t.known))
+	inos[0] = RootIno
+	for id := range t.known {
+		if _, former := t.alias[id]; !former {
+			inos = append(inos, id)
+		}
+	}
+	for _, ino := range t.alias {
+		inos = append(inos, ino)
+	}
+	return inos
 }
 
 func (t *nodes) currentLocked(ino uint64) uint64 {
@@ -110,6 +140,14 @@ func (t *nodes) ino(id uint64) uint64 {
 		return ino
 	}
 	return id
+}
+
+// version is what an id stands for; false if a former server gave it out.
+func (t *nodes) version(id uint64) (uint64, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	k, ok := t.known[id]
+	return k.version, ok
 }
 
 // speaksOf tells whether id stands for this version of the inode n.Ino. An id

@@ -21,7 +21,7 @@ func fileNode(ino uint64, version string) Node {
 }
 
 func TestAVersionThatTheKernelKnowsKeepsItsID(t *testing.T) {
-	nodes := newNodes()
+	nodes := newNodes(false)
 	v1, v2 := fileNode(7, "v1"), fileNode(7, "v2")
 	first, _ := nodes.enter(v1)
 	if first != 7 {
@@ -38,13 +38,13 @@ func TestAVersionThatTheKernelKnowsKeepsItsID(t *testing.T) {
 	if nodes.speaksOf(first, 7, versionOf(v2)) || !nodes.speaksOf(second, 7, versionOf(v2)) || !nodes.speaksOf(first, 7, versionOf(v1)) {
 		t.Error("an id speaks of another version than its own")
 	}
-	if id, ok, _ := nodes.find(7); !ok || id != second {
+	if id, ok, _, _ := nodes.find(7); !ok || id != second {
 		t.Errorf("the inode is known by %d, want %d", id, second)
 	}
 }
 
 func TestWhatTheKernelForgetsIsForgotten(t *testing.T) {
-	nodes := newNodes()
+	nodes := newNodes(false)
 	for _, v := range []string{"v1", "v2", "v3"} {
 		for range 3 {
 			nodes.enter(fileNode(7, v))
@@ -71,11 +71,11 @@ func TestWhatTheKernelForgetsIsForgotten(t *testing.T) {
 }
 
 func TestAnIDOfAFormerServerIsTakenForItsInode(t *testing.T) {
-	nodes := newNodes()
+	nodes := newNodes(false)
 	if !nodes.speaksOf(7, 7, versionOf(fileNode(7, "v1"))) {
 		t.Error("an inode number is not taken for itself")
 	}
-	if _, ok, _ := nodes.find(7); ok {
+	if _, ok, _, _ := nodes.find(7); ok {
 		t.Error("it is known before the kernel was told")
 	}
 }
@@ -132,7 +132,7 @@ func newShelf(t *testing.T) (*shelf, *slots, *openFiles) {
 		t.Fatal(err)
 	}
 	d := &slots{}
-	return s, d, newOpenFiles(s, d, slog.Default(), newMetrics(nil))
+	return s, d, newOpenFiles(s, d, slog.Default(), newMetrics(nil), false)
 }
 
 func TestPinnedFilesAreBoundedInNumberAndTime(t *testing.T) {

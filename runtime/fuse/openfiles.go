@@ -39,11 +39,13 @@ type openFiles struct {
 	dev    Device
 	log    *slog.Logger
 	m      *metrics
+	small  bool // the kernel neither opens nor releases: files are kept by use
 	now    func() time.Time
 	mu     sync.Mutex // guards what follows, and what says so below
 	byNode map[uint64]*openFile
-	// pinned has the openFiles in passthrough that nobody has open, the one
-	// left last in front.
+	// pinned has the openFiles that nobody has open and that are kept: those in
+	// passthrough, and all where the kernel does not open; the one used last
+	// is in front.
 	pinned *list.List
 }
 
@@ -64,6 +66,7 @@ type openFile struct {
 type opened struct {
 	file    File
 	node    Node
+	version uint64 // of node
 	mode    mode
 	backing int32
 
@@ -72,9 +75,9 @@ type opened struct {
 	doomed bool // to be closed by the last of them
 }
 
-func newOpenFiles(fs FileSystem, dev Device, log *slog.Logger, m *metrics) *openFiles {
+func newOpenFiles(fs FileSystem, dev Device, log *slog.Logger, m *metrics, small bool) *openFiles {
 	return &openFiles{
-		fs: fs, dev: dev, log: log, m: m, now: time.Now,
+		fs: fs, dev: dev, log: log, m: m, small: small, now: time.Now,
 		byNode: map[uint64]*openFile{},
 		pinned: list.New(),
 	}
@@ -124,7 +127,7 @@ func (t *openFiles) acquire(id uint64, n Node) (f *openFile, o *opened) {
 func (t *openFiles) current(f *openFile, n Node) *opened {
 	t.mu.Lock()
 	o := f.opened
-	if o == nil || versionOf(o.node) == versionOf(n) {
+	if o == nil || o.version == versionOf(n) {
 		t.mu.Unlock()
 		return o
 	}
@@ -144,7 +147,10 @@ func (t *openFiles) fill(ctx context.Context, ino uint64, n Node) (*opened, erro
 		_ = file.Close()
 		return nil, syscall.ESTALE // changed since Lookup; the kernel looks again
 	}
-	o := &opened{file: file, node: n, mode: modeCached}
+	o := &opened{file: file, node: n, version: versionOf(n), mode: modeCached}
+	if t.small {
+		return o, nil // without an OPEN there is no passthrough
+	}
 	if id, ok := t.register(file, n); ok {
 		o.mode, o.backing = modePassthrough, id
 	}
@@ -192,7 +198,7 @@ func (t *openFiles) release(id uint64) {
 	}
 	var victims []*opened
 	if f.opens--; f.opens == 0 {
-		if f.opened != nil && f.opened.mode == modePassthrough {
+		if f.opened != nil && (f.opened.mode == modePassthrough || t.small) {
 			f.idleSince, f.pin = t.now(), t.pinned.PushFront(f)
 		} else {
 			victims = append(victims, t.dropLocked(f))
@@ -286,6 +292,10 @@ func (t *openFiles) beginRead(id uint64) (*opened, bool) {
 	f := t.byNode[id]
 	if f == nil || f.opened == nil {
 		return nil, false
+	}
+	if t.small && f.pin != nil {
+		f.idleSince = t.now()
+		t.pinned.MoveToFront(f.pin)
 	}
 	f.opened.reads++
 	return f.opened, true

@@ -26,6 +26,7 @@ type requests struct {
 
 	ctx   context.Context // of the mount; carries values, not its end
 	fs    FileSystem
+	small bool // ProfileSmall
 	nodes *nodes
 	files *openFiles
 	dirs  *openDirs
@@ -98,7 +99,9 @@ func (r *requests) node(ctx context.Context, id uint64) (Node, error) {
 		return Node{}, err
 	}
 	if err != nil || !r.nodes.speaksOf(id, ino, versionOf(n)) {
-		r.files.unpin(id)
+		if !r.small { // its readers have no handles that would keep it
+			r.files.unpin(id)
+		}
 		return Node{}, syscall.ESTALE
 	}
 	return n, nil
@@ -165,6 +168,9 @@ func (r *requests) StatFs(cancel <-chan struct{}, _ *gofuse.InHeader, out *gofus
 // Open decides how the file is read. Its handle is the version's hash: all that
 // a successor needs to go on with it.
 func (r *requests) Open(cancel <-chan struct{}, in *gofuse.OpenIn, out *gofuse.OpenOut) gofuse.Status {
+	if r.small {
+		return gofuse.ENOSYS // from now on the kernel opens by itself
+	}
 	ctx := r.request(cancel)
 	if in.Flags&syscall.O_ACCMODE != syscall.O_RDONLY {
 		return r.status(ctx, syscall.EROFS)
@@ -193,12 +199,9 @@ func (r *requests) Release(_ <-chan struct{}, in *gofuse.ReleaseIn) { r.files.re
 
 func (r *requests) Read(cancel <-chan struct{}, in *gofuse.ReadIn, buf []byte) (gofuse.ReadResult, gofuse.Status) {
 	ctx := r.request(cancel)
-	f, ok := r.files.beginRead(in.NodeId)
-	if !ok {
-		var err error
-		if f, err = r.adopt(ctx, in.NodeId, in.Fh); err != nil {
-			return nil, r.status(ctx, err)
-		}
+	f, err := r.reading(ctx, in)
+	if err != nil {
+		return nil, r.status(ctx, err)
 	}
 	defer r.files.endRead(f)
 	n, err := f.readAt(ctx, buf[:in.Size], int64(in.Offset))
@@ -208,6 +211,17 @@ func (r *requests) Read(cancel <-chan struct{}, in *gofuse.ReadIn, buf []byte) (
 	r.m.reads.Inc()
 	r.m.readBytes.Add(float64(n))
 	return inPlace(buf[:n]), gofuse.OK
+}
+
+// reading is the File of a READ, until endRead.
+func (r *requests) reading(ctx context.Context, in *gofuse.ReadIn) (*opened, error) {
+	if r.small {
+		return r.use(ctx, in.NodeId)
+	}
+	if f, ok := r.files.beginRead(in.NodeId); ok {
+		return f, nil
+	}
+	return r.adopt(ctx, in.NodeId, in.Fh)
 }
 
 // inPlace is the result of a READ whose bytes already lie in the reply.
@@ -252,6 +266,35 @@ func (r *requests) adopt(ctx context.Context, id, fh uint64) (*opened, error) {
 		return nil, syscall.ESTALE
 	}
 	return o, nil
+}
+
+// use opens the version that a node is, for a kernel that does not open, and
+// begins a READ of it. A version that is the newest no more is readable for as
+// long as it was kept.
+func (r *requests) use(ctx context.Context, id uint64) (*opened, error) {
+	version, ok := r.nodes.version(id)
+	if !ok {
+		return nil, syscall.ESTALE // of which version, only a former server knew
+	}
+	// The kernel may have forgotten the node since it was read, and have learnt
+	// of another version under the same id.
+	if o, ok := r.files.beginRead(id); ok && o.version == version {
+		return o, nil
+	} else if ok {
+		r.files.endRead(o)
+	}
+	n, err := r.node(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if _, _, err := r.files.open(ctx, id, n); err != nil {
+		return nil, err
+	}
+	defer r.files.release(id)
+	if o, ok := r.files.beginRead(id); ok {
+		return o, nil
+	}
+	return nil, syscall.ESTALE
 }
 
 func (r *requests) OpenDir(_ <-chan struct{}, _ *gofuse.OpenIn, out *gofuse.OpenOut) gofuse.Status {

@@ -21,9 +21,25 @@ type Options struct {
 	Device Device
 	// Logger defaults to slog.Default.
 	Logger *slog.Logger
+	// Profile is how files are opened; ProfileLarge if empty.
+	Profile Profile
 	// Metrics is where the counters are registered, if anywhere.
 	Metrics prometheus.Registerer
 }
+
+// Profile is how the kernel opens the files of a mount.
+type Profile string
+
+const (
+	// ProfileLarge is for large files: each open is a request, answered with a
+	// backing file when the local copy is complete (passthrough).
+	ProfileLarge Profile = "large"
+	// ProfileSmall is for many small files: the kernel opens and closes files
+	// without asking, and asks only for bytes that are not in its page cache.
+	// There is no passthrough, and a changed file is noticed by invalidation
+	// alone.
+	ProfileSmall Profile = "small"
+)
 
 // Server answers the kernel for one mount.
 type Server struct {
@@ -58,7 +74,7 @@ func Mount(ctx context.Context, fs FileSystem, o Options) (*Server, error) {
 		}
 		dev = own
 	}
-	s := newServer(ctx, fs, dev, log, newMetrics(o.Metrics))
+	s := newServer(ctx, fs, dev, log, newMetrics(o.Metrics), o.Profile == ProfileSmall)
 	if own != nil {
 		own.stopPolls() // also waits until INIT has been answered
 		if err := own.setReadAhead(); err != nil {
@@ -68,14 +84,15 @@ func Mount(ctx context.Context, fs FileSystem, o Options) (*Server, error) {
 	return s, nil
 }
 
-func newServer(ctx context.Context, fs FileSystem, dev Device, log *slog.Logger, m *metrics) *Server {
+func newServer(ctx context.Context, fs FileSystem, dev Device, log *slog.Logger, m *metrics, small bool) *Server {
 	s := &Server{fs: fs, dev: dev, log: log, m: m, done: make(chan struct{})}
 	s.requests = &requests{
 		RawFileSystem: gofuse.NewDefaultRawFileSystem(),
 		ctx:           context.WithoutCancel(ctx),
 		fs:            fs,
-		nodes:         newNodes(),
-		files:         newOpenFiles(fs, dev, log, m),
+		small:         small,
+		nodes:         newNodes(small),
+		files:         newOpenFiles(fs, dev, log, m, small),
 		dirs:          newOpenDirs(),
 		m:             m,
 	}
@@ -190,10 +207,16 @@ func (s *Server) forward(ctx context.Context) {
 // thousands of entries. The kernel asks for the attributes when it needs them,
 // and finds out by the answer that another version is another node.
 func (s *Server) invalidate(ev Invalidation) error {
-	id, known, dir := s.requests.nodes.find(ev.Ino)
+	if ev == (Invalidation{}) {
+		return s.invalidateAll()
+	}
+	id, known, dir, at := s.requests.nodes.find(ev.Ino)
 	switch {
 	case !known:
 		return nil
+	case ev.Name == "" && at.name != "":
+		// Without an OPEN to answer with ESTALE, the name has to go.
+		return errors.Join(s.invalidate(Invalidation{Ino: at.parent, Name: at.name}), s.protocol.invalInode(id, -1))
 	case ev.Name != "":
 		// The kernel drops the cached listing with a name that it knows; a
 		// new name it does not know, so the listing is dropped as well.
@@ -203,6 +226,19 @@ func (s *Server) invalidate(ev Invalidation) error {
 	default:
 		return s.protocol.invalInode(id, -1) // a node's pages stay right
 	}
+}
+
+// invalidateAll has the kernel ask again for all that it knows.
+func (s *Server) invalidateAll() error {
+	var errs []error
+	for _, ino := range s.requests.nodes.all() {
+		if len(errs) == 0 { // one error tells enough
+			if err := s.invalidate(Invalidation{Ino: ino}); err != nil {
+				errs = append(errs, err)
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // expire closes files that nobody has opened for a while.

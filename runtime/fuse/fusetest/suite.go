@@ -47,11 +47,20 @@ func MountWith(t testing.TB, fs fuse.FileSystem, o fuse.Options) (dir string, se
 	return o.Dir, server
 }
 
-// TestFileSystem mounts what open makes of the Standard content and checks what
-// applications see of it. open cleans up by t.Cleanup.
+// TestFileSystem mounts what open makes of the Standard content, in either
+// profile, and checks what applications see of it. open cleans up by t.Cleanup.
 func TestFileSystem(t *testing.T, open func(t *testing.T, c Content) fuse.FileSystem) {
 	c := Standard()
-	dir, _ := Mount(t, open(t, c))
+	fs := open(t, c)
+	for _, profile := range []fuse.Profile{fuse.ProfileLarge, fuse.ProfileSmall} {
+		t.Run(string(profile), func(t *testing.T) {
+			dir, _ := MountWith(t, fs, fuse.Options{Profile: profile})
+			testMount(t, dir, c)
+		})
+	}
+}
+
+func testMount(t *testing.T, dir string, c Content) {
 	for name, check := range map[string]func(*testing.T, string, Content){
 		"every byte of the large file is right":           wholeFile(LargeFile),
 		"an empty file reads as empty":                    wholeFile(EmptyFile),

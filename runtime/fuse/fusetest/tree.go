@@ -84,7 +84,7 @@ func (t *Tree) parent(p string) *node {
 
 func (t *Tree) link(p string, n *node) *node {
 	up := t.parent(p)
-	n.path, n.Name, n.Ino = p, path.Base(p), inoOf(p)
+	n.path, n.Name, n.Ino, n.Parent = p, path.Base(p), inoOf(p), up.Ino
 	t.nodes[n.Ino], up.children[n.Name] = n, n
 	return n
 }
@@ -169,6 +169,9 @@ func (t *Tree) InvalidateEntry(p string) {
 
 // InvalidateNode tells the kernel that the entry p itself changed.
 func (t *Tree) InvalidateNode(p string) { t.events <- fuse.Invalidation{Ino: inoOf(p)} }
+
+// InvalidateAll tells the kernel that anything may have changed.
+func (t *Tree) InvalidateAll() { t.events <- fuse.Invalidation{} }
 
 // Close ends the invalidations.
 func (t *Tree) Close() {
