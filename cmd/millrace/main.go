@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/millrace/millrace/runtime/component"
 	"github.com/millrace/millrace/runtime/standalone"
 )
 
@@ -21,14 +22,19 @@ var version = "dev"
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := command().ExecuteContext(ctx); err != nil {
+	understood := false
+	if err := command(&understood).ExecuteContext(ctx); err != nil {
+		if !understood {
+			err = component.Hopeless{Err: fmt.Errorf("%w; see millrace --help", err)}
+		}
 		fmt.Fprintln(os.Stderr, "millrace:", err)
 		stop()
 		os.Exit(standalone.ExitCode(err))
 	}
 }
 
-func command() *cobra.Command {
+// command is the root; understood is set once the words make sense.
+func command(understood *bool) *cobra.Command {
 	var level slog.Level
 	root := &cobra.Command{
 		Use:           "millrace",
@@ -36,6 +42,7 @@ func command() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		PersistentPreRun: func(*cobra.Command, []string) {
+			*understood = true
 			slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})))
 		},
 	}

@@ -43,6 +43,9 @@ type Daemon struct {
 	Secrets []string
 	// Ready is called when the tree can be read.
 	Ready func()
+
+	// lock is never closed: whoever waits for it waits for the end of the process.
+	lock *os.File
 }
 
 // At sets the mount point, and the log if nobody says where.
@@ -88,7 +91,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("take %s: %w", d.MountPoint, err)
 	}
-	defer lock.Close()
+	d.lock = lock
 	defer func() { _ = place.clean() }()
 	if d.Name == "" {
 		d.Name = d.MountPoint
