@@ -97,6 +97,14 @@ func (m *Master) join(hello *wirepb.Hello, cancel context.CancelFunc) (*worker, 
 	}
 	moved := w.member.GetAddress() != member.GetAddress() || w.member.GetNode() != member.GetNode() ||
 		w.member.GetCapacityBytes() != member.GetCapacityBytes()
+	// A worker joins when placement has begun. Before that it is told anew to a
+	// master that was restarted, or is one of the first.
+	switch {
+	case w.member != nil:
+		member.SinceMs = w.member.GetSinceMs()
+	case m.settled:
+		member.SinceMs = time.Now().UnixMilli()
+	}
 	w.session, w.member, w.synced, w.retired = s, member, false, false
 	if m.retired {
 		w.order(&wirepb.WorkerOrder{Order: &wirepb.WorkerOrder_Retire{Retire: &wirepb.Retire{}}})
@@ -224,6 +232,7 @@ func (m *Master) membersLocked() *wirepb.Members {
 	for _, w := range m.workers {
 		members.Workers = append(members.Workers, &wirepb.Member{
 			Name: w.member.GetName(), Address: w.member.GetAddress(), Node: w.member.GetNode(), CapacityBytes: w.member.GetCapacityBytes(),
+			SinceMs: w.member.GetSinceMs(),
 		})
 	}
 	slices.SortFunc(members.Workers, func(a, b *wirepb.Member) int { return strings.Compare(a.GetName(), b.GetName()) })

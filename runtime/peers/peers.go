@@ -29,7 +29,11 @@ type state struct {
 	stripe   int64
 }
 
-const defaultStripe = 64 << 20
+const (
+	defaultStripe = 64 << 20
+	// maxFormer is how many former owners are worth asking for a block.
+	maxFormer = 3
+)
 
 // Set takes in a membership.
 func (v *View) Set(m *wirepb.Members) {
@@ -39,7 +43,7 @@ func (v *View) Set(m *wirepb.Members) {
 	}
 	for _, w := range m.GetWorkers() {
 		s.byName[w.GetName()] = w
-		s.members = append(s.members, ring.Member{Name: w.GetName(), Weight: w.GetCapacityBytes()})
+		s.members = append(s.members, ring.Member{Name: w.GetName(), Weight: w.GetCapacityBytes(), Since: w.GetSinceMs()})
 	}
 	v.state.Store(s)
 }
@@ -51,12 +55,33 @@ func (v *View) Owners(key string, off int64) []*wirepb.Member {
 	if s == nil {
 		return nil
 	}
-	owners := ring.Owners(key, off/s.stripe, s.members, s.replicas)
-	out := make([]*wirepb.Member, len(owners))
-	for i, o := range owners {
-		out[i] = s.byName[o.Name]
+	return s.named(ring.Owners(key, off/s.stripe, s.members, s.replicas))
+}
+
+// Former are workers that may still have the byte at off because they owned it
+// before others joined, the last owner first.
+func (v *View) Former(key string, off int64) []*wirepb.Member {
+	s := v.state.Load()
+	if s == nil {
+		return nil
+	}
+	return s.named(ring.Former(key, off/s.stripe, s.members, s.replicas, maxFormer))
+}
+
+func (s *state) named(members []ring.Member) []*wirepb.Member {
+	out := make([]*wirepb.Member, len(members))
+	for i, m := range members {
+		out[i] = s.byName[m.Name]
 	}
 	return out
+}
+
+// Member is what is known of one worker, nil if it is no member.
+func (v *View) Member(name string) *wirepb.Member {
+	if s := v.state.Load(); s != nil {
+		return s.byName[name]
+	}
+	return nil
 }
 
 // Addresses are those of all members.

@@ -4,6 +4,7 @@
 package ring
 
 import (
+	"cmp"
 	"encoding/binary"
 	"math"
 	"slices"
@@ -16,6 +17,9 @@ import (
 type Member struct {
 	Name   string
 	Weight int64
+	// Since orders members by when they joined, in any unit; those that were
+	// there from the start have 0. It does not change who owns what.
+	Since int64
 }
 
 // Owners are the n members that own a stripe of the file with this key, the
@@ -27,13 +31,6 @@ type Member struct {
 //
 // Which member owns what is a promise between processes of different releases.
 func Owners(key string, stripe int64, members []Member, n int) []Member {
-	type scored struct {
-		Member
-		score float64
-	}
-	better := func(a, b scored) bool {
-		return a.score > b.score || a.score == b.score && a.Name < b.Name
-	}
 	if n = min(n, len(members)); n <= 0 {
 		return nil
 	}
@@ -42,9 +39,9 @@ func Owners(key string, stripe int64, members []Member, n int) []Member {
 		if m.Weight <= 0 {
 			continue
 		}
-		s := scored{m, -float64(m.Weight) / math.Log(uniform(key, stripe, m.Name))}
+		s := score(key, stripe, m)
 		at := len(best)
-		for at > 0 && better(s, best[at-1]) {
+		for at > 0 && compare(s, best[at-1]) < 0 {
 			at--
 		}
 		if at < n {
@@ -57,6 +54,56 @@ func Owners(key string, stripe int64, members []Member, n int) []Member {
 		out[i] = s.Member
 	}
 	return out
+}
+
+// Former are members that owned a stripe before younger ones joined and that do
+// not own it now, the last owner first; at most the given number. What a
+// newcomer owns is still with them.
+//
+// A member was among the n owners at the time it joined if fewer than n of those
+// that are ranked above it were there by then.
+func Former(key string, stripe int64, members []Member, n, most int) []Member {
+	first := slices.IndexFunc(members, func(m Member) bool { return m.Since != members[0].Since })
+	if first < 0 || n <= 0 || most <= 0 {
+		return nil // nobody ever joined
+	}
+	ranked := make([]scored, 0, len(members))
+	for _, m := range members {
+		if m.Weight > 0 {
+			ranked = append(ranked, score(key, stripe, m))
+		}
+	}
+	slices.SortFunc(ranked, compare)
+	var out []Member
+	for i := n; i < len(ranked) && len(out) < most; i++ {
+		before := 0
+		for _, above := range ranked[:i] {
+			if above.Since <= ranked[i].Since {
+				before++
+			}
+		}
+		if before < n {
+			out = append(out, ranked[i].Member)
+		}
+	}
+	return out
+}
+
+type scored struct {
+	Member
+	score float64
+}
+
+func score(key string, stripe int64, m Member) scored {
+	return scored{m, -float64(m.Weight) / math.Log(uniform(key, stripe, m.Name))}
+}
+
+// compare puts the better one first.
+func compare(a, b scored) int {
+	if c := cmp.Compare(b.score, a.score); c != 0 {
+		return c
+	}
+	return cmp.Compare(a.Name, b.Name)
 }
 
 // uniform hashes into the open interval (0,1).

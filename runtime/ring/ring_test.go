@@ -109,11 +109,106 @@ func TestPlacementNeverChanges(t *testing.T) {
 	}
 }
 
+// Whoever owned a stripe at some time, as far as members are left that did, is
+// an owner or a former owner of it.
+func TestFormerOwnersAreThoseWhoOwnedItBeforeOthersJoined(t *testing.T) {
+	for seed := range uint64(300) {
+		random := rand.New(rand.NewPCG(seed, 1))
+		all := make([]ring.Member, 1+random.IntN(9))
+		for i := range all {
+			all[i] = ring.Member{Name: fmt.Sprint("w", i), Weight: 1 + random.Int64N(5), Since: random.Int64N(4)}
+		}
+		n := 1 + random.IntN(3)
+		key := fmt.Sprint("key", seed)
+		have := map[string]bool{}
+		for _, m := range ring.Owners(key, 3, all, n) {
+			have[m.Name] = true
+		}
+		for _, m := range ring.Former(key, 3, all, n, len(all)) {
+			if have[m.Name] {
+				t.Fatalf("seed %d: %s is twice an owner", seed, m.Name)
+			}
+			have[m.Name] = true
+		}
+		ever := map[string]bool{}
+		for since := range int64(4) {
+			var then []ring.Member
+			for _, m := range all {
+				if m.Since <= since {
+					then = append(then, m)
+				}
+			}
+			for _, m := range ring.Owners(key, 3, then, n) {
+				ever[m.Name] = true
+			}
+		}
+		if fmt.Sprint(have) != fmt.Sprint(ever) {
+			t.Fatalf("seed %d: %v, want %v of %v", seed, have, ever, all)
+		}
+	}
+}
+
+func TestThereAreNoFormerOwnersWhereNobodyJoined(t *testing.T) {
+	if got := ring.Former("k", 0, members(1, 2, 3, 4), 1, 3); len(got) != 0 {
+		t.Errorf("former owners %v", got)
+	}
+	if got := ring.Former("k", 0, nil, 1, 3); len(got) != 0 {
+		t.Errorf("former owners %v of nobody", got)
+	}
+}
+
+// Of K stripes a member that joins N others moves about K/(N+1), whatever the
+// weights and the number of owners, and all of them to itself.
+func TestAnyMemberThatJoinsMovesAtMostItsShare(t *testing.T) {
+	for seed := range uint64(20) {
+		random := rand.New(rand.NewPCG(seed, 2))
+		all := make([]ring.Member, 2+random.IntN(8))
+		var total int64
+		for i := range all {
+			all[i] = ring.Member{Name: fmt.Sprint("w", i), Weight: 1 + random.Int64N(4)}
+			total += all[i].Weight
+		}
+		last := len(all) - 1
+		n := 1 + random.IntN(2)
+		const stripes = 4000
+		moved := 0
+		for i := range int64(stripes) {
+			key := fmt.Sprint(seed, "-", i%500)
+			before := map[string]bool{}
+			for _, m := range ring.Owners(key, i/500, all[:last], n) {
+				before[m.Name] = true
+			}
+			for _, m := range ring.Owners(key, i/500, all, n) {
+				if !before[m.Name] {
+					moved++
+					if m.Name != all[last].Name {
+						t.Fatalf("seed %d: a stripe moved to %s, who was there", seed, m.Name)
+					}
+				}
+			}
+		}
+		share := float64(n) * float64(all[last].Weight) / float64(total)
+		if limit := min(1, share*1.1+0.02) * stripes; float64(moved) > limit {
+			t.Errorf("seed %d: %d of %d stripes moved, want at most %.0f", seed, moved, stripes, limit)
+		}
+	}
+}
+
 func TestNobodyOwnsAnythingWithoutMembers(t *testing.T) {
 	for _, got := range [][]ring.Member{ring.Owners("k", 0, nil, 2), ring.Owners("k", 0, members(0, 0), 2), ring.Owners("k", 0, members(1), 0)} {
 		if len(got) != 0 {
 			t.Errorf("owners %v", got)
 		}
+	}
+}
+
+func BenchmarkFormer(b *testing.B) {
+	m := members(make([]int64, 100)...)
+	for i := range m {
+		m[i].Weight, m[i].Since = int64(i+1), int64(i%7)
+	}
+	for b.Loop() {
+		ring.Former("0123456789abcdef0123456789abcdef", 7, m, 1, 3)
 	}
 }
 

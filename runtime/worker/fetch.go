@@ -1,9 +1,11 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -105,15 +107,27 @@ func (f *fetcher) start(ctx context.Context) { f.ctx = ctx }
 func (f *fetcher) wait() { f.wg.Wait() }
 
 // ensure returns when the range of file is there, or why a block of it cannot
-// be. got is where the blocks that were missing came from.
-func (f *fetcher) ensure(ctx context.Context, file *store.File, o *wirepb.Object, off, n int64, r role) (got tally, _ error) {
+// be; asOwner, when that is known of every block. got is where the blocks that
+// were missing came from.
+func (f *fetcher) ensure(ctx context.Context, file *store.File, o *wirepb.Object, off, n int64, r role) (got tally, err error) {
 	missing := file.Missing(off, n)
-	flights := make([]*flight, len(missing))
-	for i, block := range missing {
-		if f.isFull(blockLength(file, block)) {
-			return got, fmt.Errorf("%w: the cache is full", wire.ErrNoSpace)
+	if len(missing) > 0 {
+		select {
+		case <-f.w.known:
+		case <-ctx.Done():
+			return got, ctx.Err()
 		}
-		flights[i] = f.fly(file, o, block, r)
+	}
+	flights := make([]*flight, 0, len(missing))
+	for _, block := range missing {
+		if f.isFull(blockLength(file, block)) {
+			err = fmt.Errorf("%w: the cache is full", wire.ErrNoSpace)
+			break
+		}
+		flights = append(flights, f.fly(file, o, block, r))
+	}
+	if err != nil && r != asOwner {
+		return got, err
 	}
 	for i, fl := range flights {
 		select {
@@ -121,17 +135,26 @@ func (f *fetcher) ensure(ctx context.Context, file *store.File, o *wirepb.Object
 		case <-ctx.Done():
 			return got, ctx.Err()
 		}
-		if fl.err != nil {
+		switch {
+		case fl.err == nil:
+			got.add(fl.from, overlap(file, missing[i], off, n))
+		case r == asOwner:
+			err = cmp.Or(err, fl.err)
+		default:
 			return got, fl.err
 		}
-		got.add(fl.from, overlap(file, missing[i], off, n))
 	}
-	return got, nil
+	return got, err
 }
 
 // ahead starts to fetch a range that somebody will want soon; each is told of
 // what came.
 func (f *fetcher) ahead(file *store.File, o *wirepb.Object, off, n int64, each func(from string, bytes int64)) (started []int) {
+	select {
+	case <-f.w.known:
+	default:
+		return nil
+	}
 	for _, block := range file.Missing(off, n) {
 		f.mu.Lock()
 		busy := len(f.flights) >= maxAhead
@@ -202,10 +225,7 @@ func (f *fetcher) fetch(o *wirepb.Object, block int, off, n int64, r role, owner
 	if file.Has(block) {
 		return fromLocal, nil
 	}
-	err = f.withBlock(o, off, n, r, owners, func(p []byte, where string) error {
-		from = where
-		return noSpace(file.WriteBlock(block, p))
-	})
+	from, err = f.bring(file, o, block, off, n, r, owners)
 	if err != nil {
 		if errors.Is(err, wire.ErrNoSpace) {
 			f.fullSize.Store(n)
@@ -224,48 +244,62 @@ func (f *fetcher) isFull(n int64) bool {
 	return until != 0 && n >= f.fullSize.Load() && time.Now().UnixNano() < until
 }
 
-// withBlock calls use with the bytes of a block, from the first who gives them.
-func (f *fetcher) withBlock(o *wirepb.Object, off, n int64, r role, owners []*wirepb.Member, use func(p []byte, from string) error) error {
+// bring stores a block, from the first who gives it: peers, then the source.
+func (f *fetcher) bring(file *store.File, o *wirepb.Object, block int, off, n int64, r role, owners []*wirepb.Member) (from string, err error) {
 	first := f.peer
 	if r == asServer {
 		first = f.source
 	}
 	release, err := f.slot(first)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer release()
+	done, err := f.fromPeers(file, o, block, off, n, f.asks(r, owners, f.w.view.Former(o.GetKey(), off)))
+	if done {
+		return fromRemote, err
+	}
+	if r != asServer {
+		release, err := f.slot(f.source)
+		if err != nil {
+			return fromSource, err
+		}
+		defer release()
+	}
+	ctx, cancel := context.WithTimeout(f.ctx, sourceTimeout)
+	defer cancel()
+	// Whoever fills a block keeps others from filling it. The source may do so,
+	// a peer must not: it might be waiting for this worker.
+	err = file.FillBlock(block, func(w io.Writer) error {
+		return f.w.sources.Copy(ctx, w, o, off, n)
+	})
+	return fromSource, noSpace(err)
+}
+
+// fromPeers asks one after the other; done is false when none has an answer.
+func (f *fetcher) fromPeers(file *store.File, o *wirepb.Object, block int, off, n int64, asks []ask) (done bool, _ error) {
+	if len(asks) == 0 {
+		return false, nil
+	}
 	p, free := f.buffer(n)
 	defer free()
-	for _, ask := range f.asks(r, owners) {
+	for _, ask := range asks {
 		err := f.w.client.Fetch(f.ctx, ask.addr, wire.Range{Object: o, Off: off, N: n, Flags: ask.flags}, p)
 		if err == nil {
-			return use(p, fromRemote)
+			return true, noSpace(file.WriteBlock(block, p))
 		}
 		if f.ctx.Err() != nil {
-			return f.ctx.Err()
+			return true, f.ctx.Err()
 		}
 		if final(err) {
-			return err
+			return true, err
 		}
 		if !errors.Is(err, wire.ErrNotCached) {
 			f.w.m.failures.WithLabelValues(fromRemote, wire.StatusOf(err).String()).Inc()
 			f.w.log.Debug("an owner does not give a block", "owner", ask.addr, "path", o.GetPath(), "off", off, "err", err)
 		}
 	}
-	if r != asServer {
-		release, err := f.slot(f.source)
-		if err != nil {
-			return err
-		}
-		defer release()
-	}
-	ctx, cancel := context.WithTimeout(f.ctx, sourceTimeout)
-	defer cancel()
-	if err := f.w.sources.ReadAt(ctx, o, p, off); err != nil {
-		return err
-	}
-	return use(p, fromSource)
+	return false, nil
 }
 
 // final tells that an answer is the source's own word on the object.
@@ -278,8 +312,9 @@ type ask struct {
 	flags wire.Flags
 }
 
-// asks lists whom to ask for a block, in order, before the source is read.
-func (f *fetcher) asks(r role, owners []*wirepb.Member) []ask {
+// asks lists whom to ask for a block, in order, before the source is read. Those
+// who owned it before others joined are asked last, for what they have.
+func (f *fetcher) asks(r role, owners, former []*wirepb.Member) []ask {
 	var out []ask
 	before := r != asServer
 	for _, m := range owners {
@@ -295,6 +330,11 @@ func (f *fetcher) asks(r role, owners []*wirepb.Member) []ask {
 			a.flags = wire.FlagFetch
 		}
 		out = append(out, a)
+	}
+	for _, m := range former {
+		if m.GetName() != f.w.cfg.Name && !f.w.client.Suspect(m.GetAddress()) {
+			out = append(out, ask{addr: m.GetAddress()})
+		}
 	}
 	return out
 }

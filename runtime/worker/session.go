@@ -97,7 +97,10 @@ func (s *session) hello() error {
 	_, capacity := w.store.Usage()
 	err := s.stream.Send(&wirepb.WorkerReport{Report: &wirepb.WorkerReport_Hello{Hello: &wirepb.Hello{
 		Version: w.cfg.Version,
-		Member:  &wirepb.Member{Name: w.cfg.Name, Address: w.cfg.Advertise, Node: w.cfg.Node, CapacityBytes: capacity},
+		Member: &wirepb.Member{
+			Name: w.cfg.Name, Address: w.cfg.Advertise, Node: w.cfg.Node, CapacityBytes: capacity,
+			SinceMs: w.view.Member(w.cfg.Name).GetSinceMs(),
+		},
 	}}})
 	if err != nil {
 		return err

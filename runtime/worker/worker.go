@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
@@ -69,8 +70,17 @@ type Worker struct {
 	retire  sync.RWMutex
 	retired bool
 
+	// known is closed when the members are known, or have been waited for long
+	// enough: before that nobody can say who owns what.
+	known     chan struct{}
+	knownOnce sync.Once
+
 	closing sync.Once
 }
+
+// knownWait is for how long a worker that starts waits for the members before it
+// reads the source as if it were alone.
+const knownWait = 5 * time.Second
 
 // New opens the store and listens; Run serves.
 func New(cfg Config) (_ *Worker, err error) {
@@ -83,7 +93,8 @@ func New(cfg Config) (_ *Worker, err error) {
 	if cfg.PeerReads <= 0 {
 		cfg.PeerReads = defaultReads
 	}
-	w := &Worker{cfg: cfg, log: cfg.Logger, sources: origin.New(cfg.Mounts), client: wire.NewClient(cfg.Peers), report: newReport()}
+	w := &Worker{cfg: cfg, log: cfg.Logger, sources: origin.New(cfg.Mounts), client: wire.NewClient(cfg.Peers), report: newReport(),
+		known: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			w.Close()
@@ -122,6 +133,8 @@ func (w *Worker) Run(ctx context.Context) error {
 	defer w.Close()
 	g, ctx := errgroup.WithContext(ctx)
 	w.fetch.start(ctx)
+	waited := time.AfterFunc(knownWait, w.membersKnown)
+	defer waited.Stop()
 	g.Go(func() error { return wire.NewServer(dataHandler{w}, w.log).Serve(ctx, w.data) })
 	if w.local != nil {
 		g.Go(func() error { return wire.NewLocalServer(localHandler{w}, w.log).Serve(ctx, w.local) })
@@ -171,8 +184,11 @@ func (w *Worker) heard(event *wirepb.WatchEvent, _ bool) {
 	if m := event.GetMembers(); m != nil {
 		w.view.Set(m)
 		w.client.Forget(w.view.Addresses())
+		w.membersKnown()
 	}
 }
+
+func (w *Worker) membersKnown() { w.knownOnce.Do(func() { close(w.known) }) }
 
 // acquire leases the file of o, unless the worker has retired.
 func (w *Worker) acquire(o *wirepb.Object, guest bool) (*store.File, error) {

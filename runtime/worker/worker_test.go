@@ -25,7 +25,13 @@ import (
 	"github.com/millrace/millrace/runtime/wire/wirepb"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if text := os.Getenv(childVariable); text != "" {
+		runChild(text)
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 const block = 64 << 10 // small blocks keep the tests quick
 

@@ -746,6 +746,9 @@ type Member struct {
 	Address       string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"` // host:port of the data plane
 	Node          string                 `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
 	CapacityBytes int64                  `protobuf:"varint,4,opt,name=capacity_bytes,json=capacityBytes,proto3" json:"capacity_bytes,omitempty"` // the weight in the ring
+	// since is when it joined, in Unix milliseconds; 0: with the first. Its
+	// stripes had other owners before. A worker repeats it to a new master.
+	SinceMs       int64 `protobuf:"varint,5,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -804,6 +807,13 @@ func (x *Member) GetNode() string {
 func (x *Member) GetCapacityBytes() int64 {
 	if x != nil {
 		return x.CapacityBytes
+	}
+	return 0
+}
+
+func (x *Member) GetSinceMs() int64 {
+	if x != nil {
+		return x.SinceMs
 	}
 	return 0
 }
@@ -1922,12 +1932,13 @@ const file_wire_proto_rawDesc = "" +
 	"\x05epoch\x18\x01 \x01(\x03R\x05epoch\x122\n" +
 	"\aworkers\x18\x02 \x03(\v2\x18.millrace.wire.v1.MemberR\aworkers\x12\x1a\n" +
 	"\breplicas\x18\x03 \x01(\x05R\breplicas\x12!\n" +
-	"\fstripe_bytes\x18\x04 \x01(\x03R\vstripeBytes\"q\n" +
+	"\fstripe_bytes\x18\x04 \x01(\x03R\vstripeBytes\"\x8c\x01\n" +
 	"\x06Member\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
 	"\x04node\x18\x03 \x01(\tR\x04node\x12%\n" +
-	"\x0ecapacity_bytes\x18\x04 \x01(\x03R\rcapacityBytes\"\xd4\x02\n" +
+	"\x0ecapacity_bytes\x18\x04 \x01(\x03R\rcapacityBytes\x12\x19\n" +
+	"\bsince_ms\x18\x05 \x01(\x03R\asinceMs\"\xd4\x02\n" +
 	"\fWorkerReport\x12/\n" +
 	"\x05hello\x18\x01 \x01(\v2\x17.millrace.wire.v1.HelloH\x00R\x05hello\x128\n" +
 	"\bholdings\x18\x02 \x01(\v2\x1a.millrace.wire.v1.HoldingsH\x00R\bholdings\x120\n" +
