@@ -18,6 +18,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -184,10 +185,7 @@ func (s *scene) mustMount(args ...string) outcome {
 
 func (s *scene) statuses(paths ...string) (all []standalone.Status) {
 	s.t.Helper()
-	got := s.must(append([]string{"status", "-o", "json"}, paths...)...)
-	if err := json.Unmarshal([]byte(got.out), &all); err != nil {
-		s.t.Fatalf("%v: %s", err, got.out)
-	}
+	decode(s.t, s.must(append([]string{"status", "-o", "json"}, paths...)...).out, &all)
 	return all
 }
 
@@ -370,4 +368,22 @@ func kill(t *testing.T, pid int, signal syscall.Signal) {
 func gone(pid int) bool {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	return err != nil || strings.HasPrefix(string(data[bytes.LastIndexByte(data, ')')+1:]), " Z")
+}
+
+func decode(t *testing.T, text string, into any) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(text), into); err != nil {
+		t.Fatalf("%v: %s", err, text)
+	}
+}
+
+func pidText(c *exec.Cmd) string { return strconv.Itoa(c.Process.Pid) }
+
+func atoi(t *testing.T, s string) int {
+	t.Helper()
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }

@@ -81,10 +81,7 @@ func Write(out io.Writer, all []Status) error {
 }
 
 func row(s Status) []string {
-	source := strings.Join(s.Sources, " ")
-	if source == "" {
-		source = s.Master
-	}
+	source := strings.ReplaceAll(strings.Join(s.Sources, " "), contract.SchemeLocal, "")
 	sum := s.Summary
 	if sum == nil {
 		return []string{s.MountPoint, source, "?", "?", "?", "?", "?", stateWord(s)}
@@ -153,6 +150,9 @@ func writeNotes(out io.Writer, s Status, all bool) error {
 		}
 	}
 	if all {
+		if s.Master != "" {
+			fmt.Fprintf(&w, "master: %s\n", s.Master)
+		}
 		for _, t := range s.Tiers {
 			fmt.Fprintf(&w, "cache %s %s: %s of %s used\n", t.Medium, t.Path, master.FormatBytes(t.UsedBytes), master.FormatBytes(t.CapacityBytes))
 		}
