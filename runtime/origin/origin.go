@@ -45,6 +45,44 @@ func New(mounts []namespace.Mount) *Sources {
 // ReadAt fills p with the bytes of o from off. It fails rather than give bytes
 // of another version.
 func (s *Sources) ReadAt(ctx context.Context, o *wirepb.Object, p []byte, off int64) error {
+	return s.read(ctx, o, off, int64(len(p)), func(r io.Reader) error {
+		_, err := io.ReadFull(r, p)
+		return err
+	})
+}
+
+// pieceBytes is what Copy reads at once: it fits into the second level of the
+// processor's caches.
+const pieceBytes = 256 << 10
+
+var pieces = sync.Pool{New: func() any {
+	p := make([]byte, pieceBytes)
+	return &p
+}}
+
+// Copy writes n bytes of o from off to w, in pieces as they come. After an
+// error, also one of the version at the end, what was written is worth nothing.
+func (s *Sources) Copy(ctx context.Context, w io.Writer, o *wirepb.Object, off, n int64) error {
+	return s.read(ctx, o, off, n, func(r io.Reader) error {
+		p := pieces.Get().(*[]byte)
+		defer pieces.Put(p)
+		for left := n; left > 0; {
+			piece := (*p)[:min(pieceBytes, left)]
+			// Full pieces: a socket gives little at a time, and a write costs more than a read.
+			if _, err := io.ReadFull(r, piece); err != nil {
+				return err
+			}
+			if _, err := w.Write(piece); err != nil {
+				return err
+			}
+			left -= int64(len(piece))
+		}
+		return nil
+	})
+}
+
+// read opens a range and has it taken to its end.
+func (s *Sources) read(ctx context.Context, o *wirepb.Object, off, n int64, take func(io.Reader) error) error {
 	m := s.mounts[o.GetMount()]
 	if m == nil {
 		return fmt.Errorf("read %s: no mount at %q: %w", o.GetPath(), o.GetMount(), source.ErrInvalid)
@@ -53,7 +91,7 @@ func (s *Sources) ReadAt(ctx context.Context, o *wirepb.Object, p []byte, off in
 	if err != nil {
 		return fmt.Errorf("open %s: %w", m.URI, err)
 	}
-	err = read(ctx, st, Object(o), p, off)
+	err = readRange(ctx, st, Object(o), off, n, take)
 	m.release(st, errors.Is(err, source.ErrDenied)) // new secrets are taken up by opening anew
 	if err != nil {
 		return fmt.Errorf("read %s of %s at %d: %w", o.GetPath(), m.URI, off, err)
@@ -61,12 +99,12 @@ func (s *Sources) ReadAt(ctx context.Context, o *wirepb.Object, p []byte, off in
 	return nil
 }
 
-func read(ctx context.Context, st source.Store, o source.Object, p []byte, off int64) error {
-	r, err := st.Open(ctx, o, off, int64(len(p)))
+func readRange(ctx context.Context, st source.Store, o source.Object, off, n int64, take func(io.Reader) error) error {
+	r, err := st.Open(ctx, o, off, n)
 	if err != nil {
 		return err
 	}
-	_, err = io.ReadFull(r, p)
+	err = take(r)
 	switch {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		err = fmt.Errorf("%w: it ends early", source.ErrUnavailable)
