@@ -43,7 +43,8 @@ type entry struct {
 	data   *os.File // while it is leased
 	blocks []blockState
 	// present counts blocks that are not blockMissing, unverified those of them
-	// that nobody has looked at since a restart; crcs has what they must be.
+	// that nobody has looked at since a restart; crcs has what the blocks that
+	// are there must be, nil while there are none.
 	present, unverified int
 	crcs                []uint32
 	// busy has a block while somebody writes or verifies it; it is closed then.
@@ -231,6 +232,10 @@ func (e *entry) settle(block int, crc uint32, failed error) error {
 		e.setStray(block)
 		return err
 	}
+	if e.crcs == nil {
+		e.crcs = make([]uint32, len(e.blocks))
+	}
+	e.crcs[block] = crc
 	e.setState(block, blockPresent)
 	delete(e.strays, block)
 	return nil
@@ -289,9 +294,7 @@ func (w *blockWriter) put(piece []byte) error {
 func (e *entry) setState(block int, now blockState) {
 	was := e.blocks[block]
 	if was == blockUnverified {
-		if e.unverified--; e.unverified == 0 {
-			e.crcs = nil
-		}
+		e.unverified--
 	}
 	if was == blockMissing && now != blockMissing {
 		e.present++

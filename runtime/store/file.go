@@ -75,6 +75,18 @@ func (f *File) Has(block int) bool {
 	return false
 }
 
+// Checksum is the CRC-32C of a block's bytes as they were stored, for whoever
+// passes them on; ok is false when the block is not there.
+func (f *File) Checksum(block int) (crc uint32, ok bool) {
+	e := f.e
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if block < 0 || block >= len(e.blocks) || e.blocks[block] != blockPresent {
+		return 0, false
+	}
+	return e.crcs[block], true
+}
+
 // HasRange tells whether every block of a range is there.
 func (f *File) HasRange(off, n int64) bool { return len(f.Missing(off, n)) == 0 }
 

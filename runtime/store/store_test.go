@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"io/fs"
 	"math/rand/v2"
@@ -505,5 +506,43 @@ func TestABlockThatIsNotFilledToItsEndIsNotThere(t *testing.T) {
 				t.Fatalf("read back: %v", err)
 			}
 		})
+	}
+}
+
+func TestTheChecksumOfABlockIsThatOfItsBytes(t *testing.T) {
+	dir := t.TempDir()
+	want := content(key(1), 2*block+5)
+	for _, when := range []string{"written", "recovered"} {
+		s := open(t, dir, 16*block, nil)
+		f, err := s.Acquire(key(1), 2*block+5, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if when == "written" {
+			if _, ok := f.Checksum(1); ok {
+				t.Error("a missing block has a checksum")
+			}
+			for _, b := range []int{1, 2} {
+				if err := f.WriteBlock(b, want[b*block:min(len(want), (b+1)*block)]); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		for _, b := range []int{1, 2} {
+			f.Has(b)
+			got, ok := f.Checksum(b)
+			if sum := crc32.Checksum(want[b*block:min(len(want), (b+1)*block)], crc32.MakeTable(crc32.Castagnoli)); !ok || got != sum {
+				t.Errorf("%s: block %d has %x, %t, want %x", when, b, got, ok, sum)
+			}
+		}
+		for _, b := range []int{-1, 0, 3} {
+			if _, ok := f.Checksum(b); ok {
+				t.Errorf("%s: block %d has a checksum", when, b)
+			}
+		}
+		f.Close()
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
