@@ -30,7 +30,7 @@ tools: prerequisites ## build the pinned tools and Kubernetes itself from their 
 build: ## build Millrace's own binaries into out/bin
 	@mkdir -p $(BIN)
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o $(BIN)/ $(COMMANDS:%=./cmd/%)
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" -o $(BIN)/ ./e2e/localcluster/cmd/localcluster ./e2e/localcluster/cmd/pause ./e2e/stage/cmd/stage ./e2e/demo/cmd/demo
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" -o $(BIN)/ ./e2e/localcluster/cmd/localcluster ./e2e/localcluster/cmd/pause ./e2e/stage/cmd/stage ./e2e/demo/cmd/demo ./e2e/bench/cmd/bench
 
 .PHONY: images
 images: tools build ## pack the binaries into container images (out/images)
@@ -75,8 +75,10 @@ lint: ## run the linters
 	@$(BIN)/golangci-lint run --allow-parallel-runners ./...
 
 .PHONY: bench
-bench: ## compare the read path with the raw local file system (ratios of one run)
-	$(GO) test -run '^$$' -bench . -benchtime 1x ./runtime/...
+bench: prerequisites build ## measure against the local disk, raw sockets and other caches (ratios of one run)
+	@hack/tools/build.sh versitygw
+	@hack/tools/peers.sh
+	@$(BIN)/bench
 
 .PHONY: clean
 clean: cluster-down ## remove out/

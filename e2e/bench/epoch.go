@@ -57,9 +57,9 @@ func epochs(ctx context.Context, b *Bench) error {
 }
 
 // fromSource is how many bytes the source was asked for, by whomever. Workers
-// and clients tell it every few seconds: it is told when it no longer changes.
+// and clients tell it every second: it is told when it no longer changes.
 func (c *cache) fromSource(ctx context.Context) (bytes int64, err error) {
-	const settled = 7 * time.Second
+	const settled = 3 * time.Second
 	since := time.Now()
 	return bytes, until("the count of bytes read from the source", 2*time.Minute, func() (bool, error) {
 		s, err := c.summary(ctx)
