@@ -24,3 +24,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	}
 	return m
 }
+
+// DescribeMetrics registers the metrics of a driver that drives nothing, for the
+// table of all metrics.
+func DescribeMetrics(r prometheus.Registerer) { newMetrics(r) }

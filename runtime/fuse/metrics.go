@@ -2,6 +2,7 @@ package fuse
 
 import (
 	"syscall"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
@@ -10,6 +11,9 @@ import (
 // metrics counts what the kernel asks. Reads in passthrough mode are not seen.
 type metrics struct {
 	opens           *prometheus.CounterVec
+	openedBytes     *prometheus.CounterVec
+	seconds         *prometheus.HistogramVec
+	byOp            map[uint32]prometheus.Observer // of seconds; others have opOther
 	reads           prometheus.Counter
 	readBytes       prometheus.Counter
 	errors          *prometheus.CounterVec
@@ -24,6 +28,16 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "millrace_fuse_opens_total",
 			Help: "Files opened, by how the kernel reads them: passthrough or cached.",
 		}, []string{"mode"}),
+		openedBytes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "millrace_fuse_opened_bytes_total",
+			Help: "Sizes of the files opened, by how the kernel reads them: what is read in passthrough is not seen, only that it may be.",
+		}, []string{"mode"}),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "millrace_fuse_request_seconds",
+			Help:    "Time from a request of the kernel to its answer, by kind.",
+			Buckets: []float64{.00002, .00005, .0001, .0002, .0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 5, 30},
+		}, []string{"op"}),
+		byOp: map[uint32]prometheus.Observer{},
 		reads: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "millrace_fuse_reads_total",
 			Help: "READ requests of the kernel; passthrough reads make none.",
@@ -49,10 +63,28 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Help: "Entries and inodes that the kernel was told to forget.",
 		}),
 	}
+	for op, name := range opNames {
+		m.byOp[op] = m.seconds.WithLabelValues(name)
+	}
 	if reg != nil {
-		reg.MustRegister(m.opens, m.reads, m.readBytes, m.errors, m.backings, m.backingFailures, m.invalidations)
+		reg.MustRegister(m.opens, m.openedBytes, m.seconds, m.reads, m.readBytes, m.errors, m.backings, m.backingFailures, m.invalidations)
 	}
 	return m
+}
+
+// opNames are the requests that the kernel makes often.
+var opNames = map[uint32]string{
+	opOther: "other", opLookup: "lookup", opGetAttr: "getattr", opReadLink: "readlink", opOpen: "open", opRead: "read",
+	opOpenDir: "opendir", opReadDir: "readdir", opReadDirPlus: "readdir", opStatFS: "statfs",
+}
+
+// took takes in how long the answer to a request took.
+func (m *metrics) took(op uint32, d time.Duration) {
+	by := m.byOp[op]
+	if by == nil {
+		by = m.byOp[opOther]
+	}
+	by.Observe(d.Seconds())
 }
 
 func errnoName(no syscall.Errno) string {
@@ -61,3 +93,7 @@ func errnoName(no syscall.Errno) string {
 	}
 	return "unknown"
 }
+
+// DescribeMetrics registers the metrics of a server that serves nothing, for
+// the table of all metrics.
+func DescribeMetrics(r prometheus.Registerer) { newMetrics(r) }

@@ -20,6 +20,11 @@ import (
 // experimental, and of the bytes on /dev/fuse (linux/fuse.h).
 
 const (
+	opOther       = 0 // no request has this number
+	opLookup      = 1
+	opGetAttr     = 3
+	opReadLink    = 5
+	opStatFS      = 17
 	opInit        = 26
 	opOpen        = 14
 	opRead        = 15
@@ -65,6 +70,8 @@ type protocol struct {
 	// undelivered is called with the node and handle of an OPEN or OPENDIR
 	// that was answered when nobody waited any more: no RELEASE follows.
 	undelivered func(op uint32, node, fh uint64)
+	// took is called with the time that an answer took.
+	took func(op uint32, d time.Duration)
 
 	large sync.Pool // *[]byte of maxRead and header, for READ
 	wait  sync.WaitGroup
@@ -164,6 +171,7 @@ func (p *protocol) answer(l *loop, in, reply []byte) {
 	}
 	l.unique.Store(h.Unique)
 	defer l.unique.Store(0)
+	defer func(op uint32, began time.Time) { p.took(op, time.Since(began)) }(h.Opcode, time.Now())
 
 	if need := replySize(h.Opcode, in); need > len(reply) {
 		b := p.large.Get().(*[]byte)

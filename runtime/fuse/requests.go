@@ -192,6 +192,7 @@ func (r *requests) Open(cancel <-chan struct{}, in *gofuse.OpenIn, out *gofuse.O
 		out.OpenFlags |= gofuse.FOPEN_KEEP_CACHE // a node is one version
 	}
 	r.m.opens.WithLabelValues(string(f.mode)).Inc()
+	r.m.openedBytes.WithLabelValues(string(f.mode)).Add(float64(n.Size))
 	return gofuse.OK
 }
 

@@ -97,6 +97,7 @@ func newServer(ctx context.Context, fs FileSystem, dev Device, log *slog.Logger,
 		m:             m,
 	}
 	s.protocol = newProtocol(dev, s.requests, log)
+	s.protocol.took = m.took
 	s.protocol.undelivered = func(op uint32, node, fh uint64) {
 		if op == opOpenDir {
 			s.requests.dirs.release(fh)

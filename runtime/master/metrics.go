@@ -38,6 +38,10 @@ func (m *Master) Describe(ch chan<- *prometheus.Desc) {
 	}
 }
 
+// DescribeMetrics registers the metrics of a master that knows nothing, for the
+// table of all metrics.
+func DescribeMetrics(r prometheus.Registerer) { r.MustRegister((*Master)(nil)) }
+
 // Collect implements prometheus.Collector: the metrics are the summary.
 func (m *Master) Collect(ch chan<- prometheus.Metric) {
 	s := m.Summary()

@@ -45,6 +45,10 @@ func newMetrics(r prometheus.Registerer, st *store.Store) *metrics {
 	return m
 }
 
+// DescribeMetrics registers the metrics of a worker that holds nothing, for the
+// table of all metrics.
+func DescribeMetrics(r prometheus.Registerer) { newMetrics(r, nil) }
+
 func (m *metrics) unregister() {
 	if m.registerer == nil {
 		return
