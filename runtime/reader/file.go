@@ -6,22 +6,20 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/millrace/millrace/runtime/fuse"
+	"github.com/millrace/millrace/runtime/peers"
 	"github.com/millrace/millrace/runtime/wire"
 	"github.com/millrace/millrace/runtime/wire/wirepb"
 )
 
-const (
-	// maxWindow is the read-ahead of a steady sequential reader, in blocks.
-	maxWindow = 8
-	// fullFor is for how long a worker without room is not asked for more.
-	fullFor = time.Second
-)
+// fullFor is for how long a worker without room is not asked for more.
+const fullFor = time.Second
 
 var errNoWorker = errors.New("no worker on this node")
 
@@ -40,9 +38,8 @@ type file struct {
 	// former are the copies of workers that are gone: reads may still use them.
 	former []*wire.LocalFile
 	full   time.Time // until when the worker is not asked for more
-	// next is where a sequential reader goes on, window how many blocks are
-	// fetched ahead of it.
-	next, window int64
+
+	pattern pattern
 }
 
 var _ fuse.File = (*file)(nil)
@@ -52,13 +49,32 @@ var _ fuse.File = (*file)(nil)
 func (r *Reader) open(ctx context.Context, e *wirepb.Entry) (*file, error) {
 	f := &file{r: r, ino: e.GetIno(), o: e.GetObject(), size: e.GetSize()}
 	var first int64
-	if f.size <= wholeBytes {
+	if f.size <= wholeBytes && !r.paced() {
 		first = f.size
 	}
-	if err := f.attach(ctx, first); stale(err) || ctx.Err() != nil {
+	err := f.attach(ctx, first)
+	if err == nil && f.size <= wholeBytes && first < f.size {
+		err = f.fill(ctx)
+	}
+	if stale(err) || ctx.Err() != nil {
+		_ = f.Close()
 		return nil, errors.Join(err, ctx.Err())
 	}
 	return f, nil
+}
+
+// fill has the worker take in the whole file, at the mount's pace.
+func (f *file) fill(ctx context.Context) error {
+	f.mu.Lock()
+	local := f.local
+	f.mu.Unlock()
+	if local == nil || local.Complete() {
+		return nil
+	}
+	if err := f.r.pace(ctx, f.size); err != nil {
+		return err
+	}
+	return local.Ensure(ctx, 0, f.size)
 }
 
 // attach asks the worker of this node for its copy, if it has not been asked yet.
@@ -161,17 +177,8 @@ func (f *file) readLocal(ctx context.Context, p []byte, off int64) error {
 	if local == nil {
 		return errNoWorker
 	}
-	if !local.Has(off, int64(len(p))) {
-		if full {
-			return wire.ErrNoSpace
-		}
-		if err := local.Ensure(ctx, off, int64(len(p))); err != nil {
-			if errors.Is(err, wire.ErrNoSpace) {
-				f.mu.Lock()
-				f.full = time.Now().Add(fullFor)
-				f.mu.Unlock()
-			}
-			f.r.m.fallbacks.WithLabelValues(reason(err)).Inc()
+	if !local.Complete() {
+		if err := f.ensure(ctx, local, off, int64(len(p)), full); err != nil {
 			return err
 		}
 	}
@@ -179,14 +186,77 @@ func (f *file) readLocal(ctx context.Context, p []byte, off int64) error {
 		return fmt.Errorf("read the cached file of %s at %d: %w", f.o.GetPath(), off, err)
 	}
 	f.r.m.read.WithLabelValues("local").Add(float64(len(p)))
+	f.r.m.requests.WithLabelValues("local").Inc()
 	return nil
 }
 
-// readRemote reads from owners or the source, a block at a time.
+// ensure has the worker make a range present. The worker itself reads ahead of
+// a sequential reader; a strided one is told to it here.
+func (f *file) ensure(ctx context.Context, local *wire.LocalFile, off, n int64, full bool) error {
+	at := f.pattern.saw(off, n, f.size)
+	if at.strided && !full {
+		for _, s := range at.ahead {
+			f.r.ensureSoon(local, s)
+		}
+	}
+	if local.Has(off, n) {
+		return nil
+	}
+	if full {
+		return wire.ErrNoSpace
+	}
+	if err := f.r.pace(ctx, n); err != nil {
+		return err
+	}
+	err := local.Ensure(ctx, off, n)
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, wire.ErrNoSpace) {
+		f.mu.Lock()
+		f.full = time.Now().Add(fullFor)
+		f.mu.Unlock()
+	}
+	f.r.m.fallbacks.WithLabelValues(reason(err)).Inc()
+	return err
+}
+
+// maxEnsures is how many ranges the worker fetches ahead at a time for the
+// strided readers of a mount.
+const maxEnsures = 16
+
+// ensureSoon has the worker make a range present while nobody waits. The lease
+// of the file may end before: then the worker refuses, and no harm is done.
+func (r *Reader) ensureSoon(local *wire.LocalFile, s span) {
+	if local.Has(s.off, s.n) || r.paced() {
+		return
+	}
+	select {
+	case r.ensures <- struct{}{}:
+	default:
+		return
+	}
+	started := r.background(func(ctx context.Context) {
+		defer func() { <-r.ensures }()
+		_ = local.Ensure(ctx, s.off, s.n) // who reads it meets the error himself
+	})
+	if !started {
+		<-r.ensures
+	}
+}
+
+// readRemote reads from owners or the source.
 func (f *file) readRemote(ctx context.Context, p []byte, off int64) error {
-	f.readAhead(ctx, off, int64(len(p)))
+	at := f.pattern.saw(off, int64(len(p)), f.size)
+	f.startAll(span{off, int64(len(p))}, at.unit, nil)
+	for _, s := range at.ahead {
+		if !f.startAll(s, at.aheadUnit, &f.pattern) {
+			f.pattern.wasted()
+			break
+		}
+	}
 	for len(p) > 0 {
-		b, err := f.block(ctx, off/blockBytes, true)
+		b, err := f.block(ctx, off, at.unit)
 		if err != nil {
 			return err
 		}
@@ -200,71 +270,120 @@ func (f *file) readRemote(ctx context.Context, p []byte, off int64) error {
 			f.r.blocks.put(b)
 			return err
 		}
-		n := copy(p, b.data[off%blockBytes:])
+		n := copy(p, b.data[off%b.key.unit:])
 		f.r.blocks.put(b)
 		p, off = p[n:], off+int64(n)
 	}
 	return nil
 }
 
-func (f *file) block(ctx context.Context, i int64, patient bool) (*block, error) {
-	n := min(blockBytes, f.size-i*blockBytes)
-	return f.r.blocks.get(ctx, blockKey{f.o.GetKey(), i}, n, patient, func(ctx context.Context, p []byte) error {
-		return f.r.fetch(ctx, f.o, p, i*blockBytes)
-	})
+// block has the block of a byte fetched, if it is not there, and waits for room.
+func (f *file) block(ctx context.Context, off, unit int64) (*block, error) {
+	k := f.blockAt(off, unit)
+	return f.r.blocks.get(ctx, k, f.blockLength(k), f.fetch)
 }
 
-// readAhead has the next blocks of a sequential reader fetched while it reads
-// this one: each time it comes to where it was expected, the window doubles.
-func (f *file) readAhead(ctx context.Context, off, n int64) {
-	f.mu.Lock()
-	first, last := off/blockBytes, (off+n-1)/blockBytes
-	switch {
-	case last < f.next && first >= f.next-maxWindow: // in what was read lately
-	case first >= f.next-1 && first <= f.next+f.window:
-		f.window = min(max(2*f.window, 1), maxWindow, max(1, f.r.cfg.MemoryBytes/blockBytes/2))
-		f.next = last + 1
-	default:
-		f.window, f.next = 0, last+1
-	}
-	from, to := f.next, min(f.next+f.window, (f.size+blockBytes-1)/blockBytes)
-	f.mu.Unlock()
-	for i := from; i < to; i++ {
-		b, err := f.block(ctx, i, false)
-		if err != nil || b == nil {
-			return
+func (f *file) blockAt(off, unit int64) blockKey { return blockKey{f.o.GetKey(), unit, off / unit} }
+
+func (f *file) blockLength(k blockKey) int64 { return min(k.unit, f.size-k.index*k.unit) }
+
+func (f *file) fetch(ctx context.Context, p []byte, off int64) error {
+	return f.r.fetch(ctx, f.o, p, off)
+}
+
+// startAll has the blocks of a range fetched as long as there is room.
+func (f *file) startAll(s span, unit int64, ahead *pattern) bool {
+	for off := s.off / unit * unit; off < s.off+s.n; off += unit {
+		k := f.blockAt(off, unit)
+		if !f.r.blocks.start(k, f.blockLength(k), ahead, f.fetch) {
+			return false
 		}
-		f.r.blocks.put(b)
 	}
+	return true
 }
 
-// fetch fills p from the first owner that gives the bytes, else from the source.
+// silentFor is how long an owner says nothing before another one is asked to
+// read the source in its place.
+const silentFor = time.Second
+
+// fetch fills p from an owner, else from the source.
 func (r *Reader) fetch(ctx context.Context, o *wirepb.Object, p []byte, off int64) error {
-	var answer error // of an owner that has asked the source
-	for _, m := range r.view.Owners(o.GetKey(), off) {
-		if r.client.Suspect(m.GetAddress()) {
-			continue
-		}
-		err := r.client.Fetch(ctx, m.GetAddress(), wire.Range{Object: o, Off: off, N: int64(len(p)), Flags: wire.FlagFetch | wire.FlagReader}, p)
-		if err == nil {
-			r.m.read.WithLabelValues("remote").Add(float64(len(p)))
-			return nil
-		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		r.m.fallbacks.WithLabelValues(reason(err)).Inc()
-		if answer == nil || stale(err) {
-			answer = err
-		}
+	if err := r.pace(ctx, int64(len(p))); err != nil {
+		return err
 	}
-	err := r.sources.ReadAt(ctx, o, p, off)
+	began := time.Now()
+	owners := slices.DeleteFunc(r.view.Owners(o.GetKey(), off), func(m *wirepb.Member) bool { return r.client.Suspect(m.GetAddress()) })
+	said, err := r.fetchFromOwners(ctx, owners, o, p, off)
 	if err == nil {
-		r.m.read.WithLabelValues("source").Add(float64(len(p)))
+		r.came("remote", len(p), began)
 		return nil
 	}
-	if stale(answer) && !stale(err) {
-		err = fmt.Errorf("%w; and here: %w", answer, err)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	began = time.Now()
+	err = r.sources.ReadAt(ctx, o, p, off)
+	if err == nil {
+		r.came("source", len(p), began)
+		return nil
+	}
+	if stale(said) && !stale(err) {
+		err = fmt.Errorf("%w; and here: %w", said, err)
 	}
 	return err
 }
+
+// came counts bytes that were fetched.
+func (r *Reader) came(from string, n int, began time.Time) {
+	r.m.read.WithLabelValues(from).Add(float64(n))
+	r.m.requests.WithLabelValues(from).Inc()
+	r.m.fetchSeconds.WithLabelValues(from).Observe(time.Since(began).Seconds())
+}
+
+// fetchFromOwners asks the owners in order, and a second one beside a slow
+// first. said is the answer of an owner that has asked the source.
+func (r *Reader) fetchFromOwners(ctx context.Context, owners []*wirepb.Member, o *wirepb.Object, p []byte, off int64) (said, err error) {
+	if len(owners) == 0 {
+		return nil, errNoWorker
+	}
+	r.hedges.order(owners)
+	ok, hedged, won, failed := r.hedges.race(ctx, owners, p, r.blocks, func(ctx context.Context, m *wirepb.Member, p []byte, silent time.Duration) error {
+		ask := wire.Range{Object: o, Off: off, N: int64(len(p)), Flags: wire.FlagFetch | wire.FlagReader}
+		if silent == 0 {
+			return r.client.Fetch(ctx, m.GetAddress(), ask, p)
+		}
+		// A hedge gets what is cached; the source is not read twice because
+		// it is slow, only when the first owner seems to be gone.
+		ask.Flags = wire.FlagReader
+		err := r.client.Fetch(ctx, m.GetAddress(), ask, p)
+		if !errors.Is(err, wire.ErrNotCached) {
+			return err
+		}
+		if peers.Sleep(ctx, silentFor-silent); ctx.Err() != nil {
+			return ctx.Err()
+		}
+		ask.Flags |= wire.FlagFetch
+		return r.client.Fetch(ctx, m.GetAddress(), ask, p)
+	})
+	if hedged {
+		outcome := "lost"
+		if won {
+			outcome = "won"
+		}
+		r.m.hedged.WithLabelValues(outcome).Inc()
+	}
+	if ok {
+		return nil, nil
+	}
+	for _, e := range failed {
+		if ctx.Err() == nil {
+			r.m.fallbacks.WithLabelValues(reason(e)).Inc()
+		}
+		if err == nil || stale(e) {
+			err = e
+		}
+	}
+	return err, errors.Join(err, ctx.Err(), errNoOwner)
+}
+
+var errNoOwner = errors.New("no owner gives the bytes")

@@ -31,6 +31,16 @@ type names struct {
 	byName  map[name]*list.Element
 	used    *list.List // the last used in front
 	changes uint64     // grows with every invalidation
+
+	listings map[uint64]*list.Element // of *listing, by the directory's inode
+	listed   *list.List               // the last used in front
+	total    int                      // entries of all listings
+}
+
+// listing is a whole directory, sorted by name.
+type listing struct {
+	dir     uint64
+	entries []*wirepb.Entry
 }
 
 type name struct {
@@ -39,7 +49,10 @@ type name struct {
 }
 
 func newNames(limit int) *names {
-	return &names{max: limit, byIno: map[uint64]*list.Element{}, byName: map[name]*list.Element{}, used: list.New()}
+	return &names{
+		max: limit, byIno: map[uint64]*list.Element{}, byName: map[name]*list.Element{}, used: list.New(),
+		listings: map[uint64]*list.Element{}, listed: list.New(),
+	}
 }
 
 // get finds an entry by its name in parent, or parent itself without a name.
@@ -83,6 +96,46 @@ func (n *names) put(e *wirepb.Entry, seen uint64) {
 	}
 }
 
+// directory is the listing of a directory, if it is remembered.
+func (n *names) directory(ino uint64) ([]*wirepb.Entry, bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	el := n.listings[ino]
+	if el == nil {
+		return nil, false
+	}
+	n.listed.MoveToFront(el)
+	return el.Value.(*listing).entries, true
+}
+
+// putDirectory remembers a listing; a directory larger than all that may be
+// remembered is not, and neither are its entries: they would drive out the rest.
+func (n *names) putDirectory(ino uint64, entries []*wirepb.Entry, seen uint64) {
+	if len(entries) > n.max {
+		return
+	}
+	for _, e := range entries {
+		n.put(e, seen)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if seen != n.changes {
+		return
+	}
+	n.dropListingLocked(ino)
+	n.listings[ino] = n.listed.PushFront(&listing{ino, entries})
+	for n.total += len(entries); n.total > n.max; {
+		n.dropListingLocked(n.listed.Back().Value.(*listing).dir)
+	}
+}
+
+func (n *names) dropListingLocked(ino uint64) {
+	if el := n.listings[ino]; el != nil {
+		delete(n.listings, ino)
+		n.total -= len(n.listed.Remove(el).(*listing).entries)
+	}
+}
+
 func (n *names) dropLocked(el *list.Element) {
 	if el == nil {
 		return
@@ -97,26 +150,28 @@ func (n *names) forget(ino uint64, child string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.changes++
+	n.dropListingLocked(ino)
 	if child != "" {
 		n.dropLocked(n.byName[name{ino, child}])
 		return
 	}
-	n.dropLocked(n.byIno[ino])
+	if el := n.byIno[ino]; el != nil {
+		n.dropListingLocked(el.Value.(*wirepb.Entry).GetParent())
+		n.dropLocked(el)
+	}
 }
 
-// clear forgets everything and returns what was known.
-func (n *names) clear() []*wirepb.Entry {
+// clear forgets everything.
+func (n *names) clear() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.changes++
-	all := make([]*wirepb.Entry, 0, n.used.Len())
-	for el := n.used.Front(); el != nil; el = el.Next() {
-		all = append(all, el.Value.(*wirepb.Entry))
-	}
 	n.used.Init()
 	clear(n.byIno)
 	clear(n.byName)
-	return all
+	n.listed.Init()
+	clear(n.listings)
+	n.total = 0
 }
 
 // entry finds an entry, here or at the master.
@@ -146,14 +201,20 @@ func (r *Reader) refresh(ctx context.Context, ino uint64) (*wirepb.Entry, error)
 	})
 	old, known := r.names.get(ino, "")
 	r.names.forget(ino, "")
+	if e.GetName() != "" {
+		r.names.forget(e.GetParent(), e.GetName())
+	}
 	if err != nil {
-		if known && errors.Is(err, source.ErrNotExist) {
+		if known && old.GetName() != "" && errors.Is(err, source.ErrNotExist) {
 			r.tell(fuse.Invalidation{Ino: old.GetParent(), Name: old.GetName()})
 		}
 		return nil, fmt.Errorf("refresh inode %d: %w", ino, err)
 	}
 	r.names.put(e, r.names.generation())
 	if !known || old.GetObject().GetKey() != e.GetObject().GetKey() {
+		if e.GetName() != "" {
+			r.tell(fuse.Invalidation{Ino: e.GetParent(), Name: e.GetName()})
+		}
 		r.tell(fuse.Invalidation{Ino: ino})
 	}
 	return e, nil
@@ -175,6 +236,23 @@ func (r *Reader) refreshSoon(ino uint64) {
 		delete(r.refreshing, ino)
 		r.mu.Unlock()
 	})
+}
+
+// listing is a whole directory, from here or from the master.
+func (r *Reader) listing(ctx context.Context, ino uint64) (entries []*wirepb.Entry, err error) {
+	if entries, ok := r.names.directory(ino); ok {
+		return entries, nil
+	}
+	seen := r.names.generation()
+	err = r.ask(ctx, func(ctx context.Context) (err error) {
+		entries, err = r.list(ctx, ino)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list inode %d: %w", ino, err)
+	}
+	r.names.putDirectory(ino, entries, seen)
+	return entries, nil
 }
 
 // list reads a whole directory.

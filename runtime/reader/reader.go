@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 
 	"github.com/millrace/millrace/runtime/fuse"
@@ -38,6 +39,9 @@ type Config struct {
 	MaxEntries int
 	// MemoryBytes bounds what is held of remote bytes; 64 MiB if 0.
 	MemoryBytes int64
+	// Bandwidth bounds the bytes a second that come from other nodes and from
+	// the source; what is on this node is not counted. No bound if 0.
+	Bandwidth int64
 	// MasterWait is for how long a master that does not answer is asked; 30 s if 0.
 	MasterWait time.Duration
 	// Peers are the times of the data plane and of the local socket.
@@ -71,6 +75,10 @@ type Reader struct {
 	local   *node
 	blocks  *blockCache
 	names   *names
+	walks   *walks
+	hedges  *hedger
+	limit   *rate.Limiter // nil without Bandwidth
+	ensures chan struct{} // a slot for each range that is ensured ahead
 	m       *metrics
 
 	ctx     context.Context // of all goroutines
@@ -112,12 +120,16 @@ func New(cfg Config) (*Reader, error) {
 		events: make(chan fuse.Invalidation, 1024), refreshing: map[uint64]bool{},
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
+	r.hedges, r.limit, r.ensures = newHedger(), newPace(cfg.Bandwidth), make(chan struct{}, maxEnsures)
+	r.walks = newWalks(r)
 	r.blocks = newBlockCache(r.ctx, cfg.MemoryBytes, &r.wg)
-	r.m = newMetrics(cfg.Registerer, r.blocks.bytes)
+	r.m = newMetrics(cfg.Registerer, r.blocks.bytes, r.walks.count)
+	r.blocks.m = r.m
 	r.local = newNode(cfg.Socket, cfg.Peers.Silence, r.log)
 	r.local.dial(r.ctx) // the first files need not wait for the loop below
 	r.wg.Go(func() { r.local.run(r.ctx) })
 	r.wg.Go(func() { r.blocks.expire(r.ctx) })
+	r.wg.Go(func() { r.walks.expire(r.ctx) })
 	r.wg.Go(func() {
 		peers.Watch(r.ctx, r.master, &wirepb.WatchRequest{Client: cfg.Name, Node: cfg.Node}, r.log, r.heard)
 	})
@@ -129,10 +141,14 @@ func New(cfg Config) (*Reader, error) {
 func (r *Reader) Close() error {
 	var err error
 	r.closing.Do(func() {
+		r.mu.Lock() // see background
 		r.cancel()
+		r.mu.Unlock()
+		r.blocks.close()
 		r.local.close()
 		err = r.conn.Close()
 		r.wg.Wait()
+		r.blocks.clear()
 		close(r.events)
 		r.client.Close()
 		r.sources.Close()
@@ -149,17 +165,29 @@ func (r *Reader) heard(e *wirepb.WatchEvent, fresh bool) {
 	if m := e.GetMembers(); m != nil {
 		r.view.Set(m)
 		r.client.Forget(r.view.Addresses())
+		r.hedges.keep(r.view.Addresses())
 	}
 	if fresh || e.GetResync() {
-		for _, old := range r.names.clear() {
-			r.tell(fuse.Invalidation{Ino: old.GetParent(), Name: old.GetName()})
-			r.tell(fuse.Invalidation{Ino: old.GetIno()})
-		}
+		r.names.clear()
+		r.tell(fuse.Invalidation{})
 	}
 	for _, i := range e.GetInvalidations() {
 		r.names.forget(i.GetIno(), i.GetName())
+		r.walks.forget(i.GetIno())
 		r.tell(fuse.Invalidation{Ino: i.GetIno(), Name: i.GetName()})
 	}
+}
+
+// background runs work that nobody waits for until the reader is closed; false
+// if it is.
+func (r *Reader) background(work func(context.Context)) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ctx.Err() != nil {
+		return false
+	}
+	r.wg.Go(func() { work(r.ctx) })
+	return true
 }
 
 // tell passes an invalidation to the kernel's side.
@@ -189,25 +217,29 @@ func (r *Reader) Node(ctx context.Context, ino uint64) (fuse.Node, error) {
 
 // ReadDir implements fuse.FileSystem.
 func (r *Reader) ReadDir(ctx context.Context, ino uint64) ([]fuse.Node, error) {
-	var entries []*wirepb.Entry
-	seen := r.names.generation()
-	err := r.ask(ctx, func(ctx context.Context) (err error) {
-		entries, err = r.list(ctx, ino)
-		return err
-	})
+	entries, err := r.listing(ctx, ino)
 	if err != nil {
-		return nil, fmt.Errorf("list inode %d: %w", ino, err)
+		return nil, err
 	}
 	nodes := make([]fuse.Node, len(entries))
 	for i, e := range entries {
 		nodes[i] = nodeOf(e)
-		r.names.put(e, seen)
 	}
 	return nodes, nil
 }
 
 // Open implements fuse.FileSystem.
 func (r *Reader) Open(ctx context.Context, ino uint64) (fuse.File, error) {
+	began := time.Now()
+	f, err := r.openNewest(ctx, ino)
+	if err != nil {
+		return nil, err
+	}
+	r.m.openSeconds.Observe(time.Since(began).Seconds())
+	return f, nil
+}
+
+func (r *Reader) openNewest(ctx context.Context, ino uint64) (*file, error) {
 	e, err := r.entry(ctx, ino, "")
 	for range maxVersions {
 		if err != nil {
@@ -219,6 +251,9 @@ func (r *Reader) Open(ctx context.Context, ino uint64) (fuse.File, error) {
 			return nil, syscall.EISDIR
 		default:
 			return nil, syscall.EINVAL
+		}
+		if f, ok := r.walks.open(ctx, e); ok {
+			return f, nil
 		}
 		f, errOpen := r.open(ctx, e)
 		if !stale(errOpen) {
@@ -261,7 +296,7 @@ func (r *Reader) StatFS(ctx context.Context) (totalBytes, files int64) {
 // nodeOf is an entry as FUSE sees it.
 func nodeOf(e *wirepb.Entry) fuse.Node {
 	return fuse.Node{
-		Ino: e.GetIno(), Name: e.GetName(), Mode: e.GetMode(), Size: e.GetSize(), ModTime: time.Unix(0, e.GetMtimeNs()),
+		Ino: e.GetIno(), Parent: e.GetParent(), Name: e.GetName(), Mode: e.GetMode(), Size: e.GetSize(), ModTime: time.Unix(0, e.GetMtimeNs()),
 		Link: e.GetLink(), Version: e.GetObject().GetKey(),
 	}
 }

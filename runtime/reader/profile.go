@@ -1,0 +1,90 @@
+package reader
+
+import (
+	"context"
+	"errors"
+	"io"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/millrace/millrace/runtime/fuse"
+	"github.com/millrace/millrace/runtime/wire/wirepb"
+)
+
+const (
+	// A tree is one of small files when half of them have no more than
+	// smallFileBytes and those above wholeBytes have less than half of the
+	// bytes: for these passthrough is worth more than a quick open.
+	smallFileBytes = 256 << 10
+	// A sample of a tree is bounded in time, directories and entries.
+	sampleFor     = 2 * time.Second
+	sampleDirs    = 24
+	sampleEntries = 2000
+	// sampleBranch is how many directories of one are looked into.
+	sampleBranch = 4
+)
+
+// Profile says how a mount best opens the files, by a sample of their sizes.
+// Where nothing is known in time it is large.
+func (r *Reader) Profile(ctx context.Context) fuse.Profile {
+	ctx, cancel := context.WithTimeout(ctx, sampleFor)
+	defer cancel()
+	var sizes []int64
+	dirs := []uint64{fuse.RootIno}
+	for i := 0; i < len(dirs) && i < sampleDirs; i++ {
+		entries, err := r.listSome(ctx, dirs[i])
+		if err != nil {
+			break
+		}
+		var below []uint64
+		for _, e := range entries {
+			switch e.GetMode() & syscall.S_IFMT {
+			case syscall.S_IFREG:
+				sizes = append(sizes, e.GetSize())
+			case syscall.S_IFDIR:
+				below = append(below, e.GetIno())
+			}
+		}
+		for j := range min(len(below), sampleBranch) { // spread over all of them
+			dirs = append(dirs, below[j*len(below)/min(len(below), sampleBranch)])
+		}
+	}
+	return profileOf(sizes)
+}
+
+func profileOf(sizes []int64) fuse.Profile {
+	var all, large int64
+	for _, n := range sizes {
+		all += n
+		if n > wholeBytes {
+			large += n
+		}
+	}
+	slices.Sort(sizes)
+	if len(sizes) > 0 && sizes[len(sizes)/2] <= smallFileBytes && 2*large < all {
+		return fuse.ProfileSmall
+	}
+	return fuse.ProfileLarge
+}
+
+// listSome reads the beginning of a directory.
+func (r *Reader) listSome(ctx context.Context, ino uint64) (some []*wirepb.Entry, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := r.master.ReadDir(ctx, &wirepb.ReadDirRequest{Ino: ino})
+	if err != nil {
+		return nil, err
+	}
+	for len(some) < sampleEntries {
+		part, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		some = append(some, part.GetEntries()...)
+	}
+	return some, nil
+}
