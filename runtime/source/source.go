@@ -8,6 +8,8 @@ import (
 	"errors"
 	"io"
 	"time"
+
+	"github.com/millrace/millrace/runtime/source/egress"
 )
 
 // Errors that every kind of source maps its own onto. They are wrapped with
@@ -84,4 +86,7 @@ type Config struct {
 	// files. Neither is ever logged.
 	Options        map[string]string
 	EncryptOptions map[string]string
+	// Egress says which addresses that are refused by default the administrator
+	// allows. Options cannot change it.
+	Egress egress.Policy
 }
