@@ -94,3 +94,9 @@ func reason(err error) string {
 		return "answer"
 	}
 }
+
+// DescribeMetrics registers the metrics of a reader that reads nothing, for the
+// table of all metrics.
+func DescribeMetrics(r prometheus.Registerer) {
+	newMetrics(r, func() int64 { return 0 }, func() int { return 0 })
+}
