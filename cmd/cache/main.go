@@ -14,6 +14,7 @@ import (
 
 	"github.com/millrace/millrace/apis/contract"
 	"github.com/millrace/millrace/runtime/component"
+	"github.com/millrace/millrace/runtime/profiles"
 )
 
 // version is set by the build.
@@ -58,7 +59,7 @@ func run(cmd *cobra.Command, serve func(context.Context, *component.Settings, *c
 		return err
 	}
 	s.Version = version
-	profiles, err := cmd.Flags().GetString(pprofFlag)
+	address, err := cmd.Flags().GetString(pprofFlag)
 	if err != nil {
 		return err
 	}
@@ -69,6 +70,6 @@ func run(cmd *cobra.Command, serve func(context.Context, *component.Settings, *c
 		defer cancel()
 		return serve(ctx, s, component.NewRegistry(s))
 	})
-	group.Go(func() error { return component.ServeProfiles(ctx, profiles) })
+	group.Go(func() error { return profiles.Serve(ctx, address) })
 	return group.Wait()
 }

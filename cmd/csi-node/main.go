@@ -23,6 +23,7 @@ import (
 
 	"github.com/millrace/millrace/apis/contract"
 	"github.com/millrace/millrace/runtime/csi"
+	"github.com/millrace/millrace/runtime/profiles"
 )
 
 var version = "dev"
@@ -37,18 +38,19 @@ func main() {
 	flag.DurationVar(&c.PublishTimeout, "publish-timeout", csi.DefaultPublishTimeout, "how long one call waits for a FUSE pod")
 	kubeconfig := flag.String("kubeconfig", "", "kubeconfig file; the pod's service account by default")
 	httpAddress := flag.String("http-address", ":7541", "address of /healthz, /readyz and /metrics")
+	pprof := flag.String("pprof", os.Getenv(contract.EnvPprof), "where to serve profiles, such as 127.0.0.1:6060; empty for nowhere")
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	c.Logger = slog.New(slog.NewTextHandler(os.Stderr, nil))
-	if err := run(ctx, c, *kubeconfig, *httpAddress); err != nil {
+	if err := run(ctx, c, *kubeconfig, *httpAddress, *pprof); err != nil {
 		c.Logger.Error("csi-node ends", "err", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, c csi.Config, kubeconfig, httpAddress string) error {
+func run(ctx context.Context, c csi.Config, kubeconfig, httpAddress, pprof string) error {
 	config, err := clientConfig(kubeconfig)
 	if err != nil {
 		return fmt.Errorf("find the API server: %w", err)
@@ -66,6 +68,7 @@ func run(ctx context.Context, c csi.Config, kubeconfig, httpAddress string) erro
 	group, ctx := errgroup.WithContext(ctx)
 	server := &http.Server{Addr: httpAddress, Handler: handler(driver, registry), ReadHeaderTimeout: 5 * time.Second}
 	group.Go(func() error { return driver.Run(ctx) })
+	group.Go(func() error { return profiles.Serve(ctx, pprof) })
 	group.Go(func() error {
 		if err := server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
 			return err

@@ -24,6 +24,7 @@ type flags struct {
 	namespace      string
 	healthAddress  string
 	metricsAddress string
+	pprof          string
 	leaderElect    bool
 	webhook        bool
 	webhookSecret  string
@@ -54,6 +55,7 @@ func command() *cobra.Command {
 	fs.StringVar(&f.namespace, "namespace", contract.SystemNamespace, "namespace that the manager runs in")
 	fs.StringVar(&f.healthAddress, "health-address", ":8081", "address of /healthz and /readyz")
 	fs.StringVar(&f.metricsAddress, "metrics-address", ":8080", "address of /metrics; 0 for none")
+	fs.StringVar(&f.pprof, "pprof", os.Getenv(contract.EnvPprof), "where to serve profiles, such as 127.0.0.1:6060; empty for nowhere")
 	fs.BoolVar(&f.leaderElect, "leader-elect", false, "let one of several managers lead")
 	fs.BoolVar(&f.webhook, "webhook", true, "serve the pod webhook")
 	fs.StringVar(&f.webhookSecret, "webhook-secret", "millrace-webhook-certificate", "Secret that holds the webhook's certificate")

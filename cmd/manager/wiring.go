@@ -50,6 +50,7 @@ func newManager(config *rest.Config, f *flags) (ctrl.Manager, error) {
 		Client:                        client.Options{Cache: &client.CacheOptions{DisableFor: []client.Object{&corev1.Secret{}}}},
 		Metrics:                       metricsserver.Options{BindAddress: f.metricsAddress},
 		HealthProbeBindAddress:        f.healthAddress,
+		PprofBindAddress:              f.pprof,
 		LeaderElection:                f.leaderElect,
 		LeaderElectionID:              "millrace-manager",
 		LeaderElectionNamespace:       f.namespace,

@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
+	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
@@ -42,7 +43,7 @@ type Reconciler struct {
 
 // SetupWithManager adds the controller of Datasets.
 func SetupWithManager(mgr ctrl.Manager, observer *engine.Observer, mountRoot string) error {
-	m, err := newMetrics()
+	m, err := newMetrics(ctrlmetrics.Registry)
 	if err != nil {
 		return err
 	}

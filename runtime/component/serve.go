@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net"
 	"net/http"
-	"net/http/pprof"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -37,18 +36,6 @@ func serveOn(ctx context.Context, listener net.Listener, h http.Handler) error {
 		return err
 	}
 	return nil
-}
-
-// ServeProfiles serves net/http/pprof until the context ends. A profile shows
-// what is in memory, so the address should be one of loopback.
-func ServeProfiles(ctx context.Context, address string) error {
-	mux := http.NewServeMux()
-	mux.HandleFunc("/debug/pprof/", pprof.Index)
-	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
-	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
-	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
-	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
-	return ServeHTTP(ctx, address, mux)
 }
 
 // Registry takes the metrics of a process. What is registered in it through

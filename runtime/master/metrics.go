@@ -21,7 +21,7 @@ var (
 	descWorkerUsed   = desc("worker_used_bytes", "Bytes that a worker uses of its quota.", "worker", "node")
 	descMountReady   = desc("mount_ready", "1 when the source of a mount answers.", "path", "reason")
 	descMountBytes   = desc("mount_bytes", "Bytes of the files of a mount.", "path")
-	descReads        = desc("read_bytes_total", "Bytes given to readers, by where they came from.", "origin")
+	descReads        = desc("read_bytes_total", "Bytes given to readers, by where they came from: local, remote (a peer) or source.", "from")
 	descLoads        = desc("loads", "Load jobs that run or ended in the last ten minutes, by phase.", "phase")
 	descLoadBytes    = desc("load_bytes_per_second", "Bytes a second that the running load jobs bring in.")
 )

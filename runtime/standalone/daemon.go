@@ -17,6 +17,7 @@ import (
 	"github.com/millrace/millrace/runtime/component"
 	"github.com/millrace/millrace/runtime/fuse"
 	"github.com/millrace/millrace/runtime/master"
+	"github.com/millrace/millrace/runtime/profiles"
 	"github.com/millrace/millrace/runtime/source"
 	"github.com/millrace/millrace/runtime/wire"
 	"github.com/millrace/millrace/runtime/wire/wirepb"
@@ -235,7 +236,7 @@ func (d *Daemon) serve(ctx context.Context, p place) error {
 		c.rate.run(ctx, c.given)
 		return nil
 	})
-	group.Go(func() error { return component.ServeProfiles(ctx, d.Profiles) })
+	group.Go(func() error { return profiles.Serve(ctx, d.Profiles) })
 	group.Go(func() error {
 		if d.Master == "" {
 			if err := waitForWorker(ctx, conn); err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/millrace/millrace/apis/contract"
 	"github.com/millrace/millrace/runtime/component"
 	"github.com/millrace/millrace/runtime/master"
+	"github.com/millrace/millrace/runtime/profiles"
 	"github.com/millrace/millrace/runtime/wire"
 )
 
@@ -174,6 +175,6 @@ func withProfiles(ctx context.Context, address string, run func(context.Context)
 		defer cancel()
 		return run(ctx)
 	})
-	group.Go(func() error { return component.ServeProfiles(ctx, address) })
+	group.Go(func() error { return profiles.Serve(ctx, address) })
 	return group.Wait()
 }
