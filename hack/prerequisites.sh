@@ -15,6 +15,11 @@ need /usr/sbin/iptables iptables
 need /usr/sbin/nft nftables
 need /usr/sbin/conntrack conntrack
 need /usr/bin/busybox busybox-static
+need /usr/sbin/apache2 apache2-bin
+need /usr/sbin/nginx nginx-light
+need /usr/bin/caddy caddy
+need /usr/sbin/sshd openssh-server
+need python3 python3
 need ip iproute2
 need nsenter util-linux
 need git git
@@ -24,5 +29,19 @@ if [ ${#missing[@]} -gt 0 ]; then
 	echo "millrace: installing ${missing[*]}"
 	export DEBIAN_FRONTEND=noninteractive
 	apt-get update -qq
-	apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+	# The servers are for tests, which start their own: packages start none, now
+	# or when the machine starts next.
+	rules=/usr/sbin/policy-rc.d
+	if [ ! -e $rules ]; then
+		trap 'rm -f $rules' EXIT
+		printf '#!/bin/sh\nexit 101\n' >$rules
+		chmod +x $rules
+	fi
+	apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null	for package in "${missing[@]}"; do
+		case $package in
+		nginx-light) systemctl disable nginx ;;
+		caddy) systemctl disable caddy ;;
+		openssh-server) systemctl disable ssh ;;
+		esac
+	done >/dev/null 2>&1 || true
 fi
