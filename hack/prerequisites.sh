@@ -37,7 +37,8 @@ if [ ${#missing[@]} -gt 0 ]; then
 		printf '#!/bin/sh\nexit 101\n' >$rules
 		chmod +x $rules
 	fi
-	apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null	for package in "${missing[@]}"; do
+	apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+	for package in "${missing[@]}"; do
 		case $package in
 		nginx-light) systemctl disable nginx ;;
 		caddy) systemctl disable caddy ;;
