@@ -18,7 +18,7 @@ func (m *Master) Summary() contract.Summary {
 	// The revision first: what changes while the rest is read is told again.
 	s := contract.Summary{Revision: m.revision.Load()}
 	totals := m.tree.Totals()
-	s.Snapshot, s.MetadataComplete = totals.Snapshot, totals.Complete
+	s.Snapshot, s.MetadataComplete = totals.Snapshot.String(), totals.Complete
 	s.UFSTotalBytes, s.FileNum = totals.Bytes, totals.Files
 	for _, state := range m.tree.MountStates() {
 		s.Mounts = append(s.Mounts, mountSummary(state))

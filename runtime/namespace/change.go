@@ -1,7 +1,6 @@
 package namespace
 
 import (
-	"cmp"
 	"slices"
 	"strings"
 	"time"
@@ -9,199 +8,352 @@ import (
 	"github.com/millrace/millrace/runtime/source"
 )
 
-// What is in this file runs with Tree.mu held for writing and gathers what it
-// did in a Change.
+// What is in this file runs with Tree.mu held for writing.
 
-// child is an object of a listing with the name that it has in its directory.
-type child struct {
-	name string
-	obj  source.Object
+// maxChange is how many files are told of at once.
+const maxChange = 4096
+
+// changes gathers what is done to the tree, to tell it while the tree is still
+// locked, so that changes are told in their order.
+type changes struct {
+	tree *Tree
+	Change
+	told bool
 }
 
-// merge takes the objects of one directory into the tree. A whole listing also
-// removes what it does not have. gen marks what was there.
-func (t *Tree) merge(d *node, objs []child, whole bool, gen uint32, c *Change) {
-	slices.SortFunc(objs, byNameDirFirst)
-	old := d.dir.children
-	if len(objs) > 0 && len(old) > 0 && old[len(old)-1].name < objs[0].name && !whole {
-		for i, o := range objs { // sorted sources append
-			if i == 0 || o.name != objs[i-1].name {
-				t.append(d, o, gen, c)
+func (t *Tree) changes() *changes { return &changes{tree: t} }
+
+func (c *changes) invalid(ino uint64, name string) {
+	c.Invalid = append(c.Invalid, Invalidation{ino, strings.Clone(name)})
+	c.full()
+}
+
+// files adds a file to the sums, or takes it away.
+func (c *changes) file(d *dir, at place, it item, sign int64) {
+	if !it.isFile() {
+		return
+	}
+	if at.mount != nil {
+		at.mount.files += sign
+		at.mount.bytes += sign * it.size
+	}
+	if c.tree.opts.OnChange == nil {
+		return
+	}
+	if sign > 0 {
+		c.Added = append(c.Added, c.tree.entry(d, at, it))
+	} else {
+		c.Removed = append(c.Removed, c.tree.entry(d, at, it))
+	}
+}
+
+// full tells of what has been gathered when it is much. It is called only where
+// a file is not between its old and its new version.
+func (c *changes) full() {
+	if len(c.Added)+len(c.Removed)+len(c.Invalid) >= maxChange {
+		c.tell()
+	}
+}
+
+func (c *changes) tell() {
+	if len(c.Added) == 0 && len(c.Removed) == 0 && len(c.Invalid) == 0 {
+		return
+	}
+	c.told = true
+	if c.tree.opts.OnChange != nil {
+		c.tree.opts.OnChange(c.Change)
+	}
+	c.Change = Change{}
+}
+
+// publish ends a change.
+func (c *changes) publish() {
+	c.tell()
+	if c.told {
+		c.tree.dirty = true
+	}
+	c.tree.stirLocked()
+}
+
+// replace takes in a whole listing of d. Of entries that were looked at one by
+// one after the listing had begun, since its moment in Tree.clock, the tree
+// knows better.
+func (t *Tree) replace(d *dir, g *gather, since uint64, c *changes) {
+	at := d.place()
+	b := &binder{dir: d, old: d.pages}
+	old, want := cursorOf(d.pages), t.corrected(d, g.cursor(), since)
+	subs := make([]*dir, 0, len(d.subs))
+	old.step()
+	want.step()
+	same := true
+	for old.ok || want.ok {
+		switch {
+		case !want.ok || old.ok && old.name < want.name:
+			same = false
+			t.left(d, at, old.item, c)
+			old.step()
+			continue
+		case !old.ok || want.name < old.name:
+			same = false
+			t.came(d, at, want.item, c)
+		default:
+			if !old.same(want.item) {
+				same = false
+				t.became(d, at, old.item, want.item, c)
+			}
+			old.step()
+		}
+		if want.isDir() {
+			s := d.sub(want.name)
+			if s == nil {
+				s = t.newDir(d, want.name, c)
+			}
+			subs = append(subs, s)
+		}
+		b.add(want.item)
+		want.step()
+	}
+	b.end()
+	former := d.subs
+	d.subs = slices.Clip(subs)
+	for _, s := range former {
+		if d.sub(s.name) != s {
+			t.drop(s, at, c)
+			same = false
+		}
+	}
+	if !same || len(former) != len(subs) {
+		t.bind(d, b.pages, c)
+		t.dirty = true
+	}
+}
+
+// corrected is a listing with what the tree knows better: directories that are
+// mounts or lead to one, and entries that were looked at meanwhile.
+func (t *Tree) corrected(d *dir, g *cursor, since uint64) *cursor {
+	var known []string
+	for _, s := range d.subs {
+		if s.pinned {
+			known = append(known, s.name)
+		}
+	}
+	for s, touched := range t.recent {
+		if s.dir == d && touched > since {
+			known = append(known, s.name)
+		}
+	}
+	if len(known) == 0 {
+		return g
+	}
+	slices.Sort(known)
+	known = slices.Compact(known)
+	g.step()
+	return &cursor{next: func() (item, bool) {
+		for g.ok || len(known) > 0 {
+			if len(known) == 0 || g.ok && g.name < known[0] {
+				it := g.item
+				g.step()
+				return it, true
+			}
+			name := known[0]
+			known = known[1:]
+			if g.ok && g.name == name {
+				g.step()
+			}
+			if it, _, _, ok := d.find(name); ok {
+				return it, true
+			}
+			if d.sub(name) != nil {
+				return dirItem(name), true
 			}
 		}
+		return item{}, false
+	}}
+}
+
+func itemOf(name string, o source.Object) item {
+	it, _, _ := parseItem(string(appendItem(nil, name, o)))
+	return it
+}
+
+func dirItem(name string) item { return itemOf(name, source.Object{Dir: true}) }
+
+// put takes in what one entry of d is now; without an object, that it is gone.
+func (t *Tree) put(d *dir, name string, o *source.Object, c *changes) {
+	at := d.place()
+	old, _, _, had := d.find(name)
+	sub := d.sub(name)
+	if t.flights > 0 {
+		t.clock++
+		t.recent[spot{d, name}] = t.clock
+	}
+	if o == nil {
+		if had {
+			t.left(d, at, old, c)
+			t.bind(d, splice(d, name, nil), c)
+		}
+		if sub != nil {
+			t.unlink(sub)
+			t.drop(sub, at, c)
+		}
+		if had || sub != nil {
+			d.stir()
+			t.dirty = true
+		}
 		return
 	}
-	merged := make([]*node, 0, max(len(old), len(objs)))
-	d.dir.children = nil
-	i := 0
-	keepOrDrop := func(n *node) {
-		if whole && !n.pinned() {
-			t.drop(n, c)
-			c.Invalid = append(c.Invalid, Invalidation{d.ino, n.name})
-			return
-		}
-		merged = append(merged, n)
-	}
-	for j, o := range objs {
-		if j > 0 && o.name == objs[j-1].name {
-			continue
-		}
-		for ; i < len(old) && old[i].name < o.name; i++ {
-			keepOrDrop(old[i])
-		}
-		if i < len(old) && old[i].name == o.name {
-			merged = append(merged, t.update(old[i], o.obj, gen, c))
-			i++
-			continue
-		}
-		merged = append(merged, t.create(d, o, gen, c))
-	}
-	for ; i < len(old); i++ {
-		keepOrDrop(old[i])
-	}
-	d.dir.children = slices.Clip(merged)
-}
-
-func (t *Tree) append(d *node, o child, gen uint32, c *Change) {
-	d.dir.children = append(d.dir.children, t.create(d, o, gen, c))
-}
-
-func (n *node) pinned() bool { return n.dir != nil && n.dir.pinned }
-
-// byNameDirFirst orders a listing; of a file and a directory of one name, which
-// object stores may have, the directory is the one that is shown.
-func byNameDirFirst(a, b child) int {
-	if c := cmp.Compare(a.name, b.name); c != 0 || a.obj.Dir == b.obj.Dir {
-		return c
-	}
-	if a.obj.Dir {
-		return -1
-	}
-	return 1
-}
-
-// create makes a node below d; the caller puts it among d's children.
-func (t *Tree) create(d *node, o child, gen uint32, c *Change) *node {
-	s := stateOf(o.obj)
-	n := &node{name: strings.Clone(o.name), parent: d, mode: s.mode, size: s.size, mtime: s.mtime, extra: s.extra, gen: gen}
-	if o.obj.Dir {
-		n.dir = &dir{}
-	}
-	t.number(n, c)
-	t.account(n, +1, c)
-	if d.dir.listed != 0 {
-		c.Invalid = append(c.Invalid, Invalidation{d.ino, n.name})
-	}
-	return n
-}
-
-// update brings a node to what its source says of it now. A node that became
-// another kind of entry is replaced by a new one of the same inode.
-func (t *Tree) update(n *node, o source.Object, gen uint32, c *Change) *node {
-	if n.pinned() || n.dir != nil && !o.Dir && n.gen >= gen && gen > 0 {
-		return n // a mount lies over it, or a directory of this name was seen in the same scan
-	}
-	n.gen = max(n.gen, gen)
-	s := stateOf(o)
-	if n.state() == s {
-		return n
-	}
-	c.Invalid = append(c.Invalid, Invalidation{n.parent.ino, n.name}, Invalidation{Ino: n.ino})
-	if (n.dir != nil) != o.Dir || n.isFile() != (stateIsFile(s)) {
-		parent := n.parent
-		t.drop(n, c)
-		return t.create(parent, child{n.name, o}, gen, c)
-	}
-	t.account(n, -1, c)
-	n.mode, n.size, n.mtime, n.extra = s.mode, s.size, s.mtime, s.extra
-	t.account(n, +1, c)
-	return n
-}
-
-func stateIsFile(s state) bool { n := node{mode: s.mode}; return n.isFile() }
-
-// drop takes n and all below it out of the tree; the caller takes it from its
-// parent's children.
-func (t *Tree) drop(n *node, c *Change) {
-	if n.dir != nil {
-		for _, below := range n.dir.children {
-			t.drop(below, c)
-		}
-		n.dir.children = nil
-	}
-	t.account(n, -1, c)
-	if t.inos[n.ino] == n {
-		delete(t.inos, n.ino)
-	}
-	n.parent = nil
-}
-
-// remove is drop for a node whose parent still lists it.
-func (t *Tree) remove(n *node, c *Change) {
-	d := n.parent
-	if _, i := d.dir.find(n.name); i < len(d.dir.children) && d.dir.children[i] == n {
-		d.dir.children = slices.Delete(d.dir.children, i, i+1)
-	}
-	c.Invalid = append(c.Invalid, Invalidation{d.ino, n.name})
-	t.drop(n, c)
-}
-
-// insert is create for a node that its parent shall list.
-func (t *Tree) insert(d *node, o child, gen uint32, c *Change) *node {
-	n := t.create(d, o, gen, c)
-	_, i := d.dir.find(o.name)
-	d.dir.children = slices.Insert(d.dir.children, i, n)
-	return n
-}
-
-// account adds n to the sums, or takes it from them.
-func (t *Tree) account(n *node, sign int64, c *Change) {
-	if sign > 0 {
-		t.snapshot += n.sum()
-	} else {
-		t.snapshot -= n.sum()
-	}
-	if !n.isFile() {
+	it := itemOf(name, *o)
+	switch {
+	case had && old.same(it):
 		return
+	case had:
+		t.became(d, at, old, it, c)
+	default:
+		t.came(d, at, it, c)
 	}
-	e := n.entry()
-	if sign > 0 {
-		c.Added = append(c.Added, e)
-	} else {
-		c.Removed = append(c.Removed, e)
+	if sub != nil && !it.isDir() {
+		t.unlink(sub)
+		t.drop(sub, at, c)
 	}
-	if m := t.mounts[e.Mount]; m != nil {
-		m.files += sign
-		m.bytes += sign * n.size
+	if sub == nil && it.isDir() {
+		t.link(t.newDir(d, name, c))
 	}
+	t.bind(d, splice(d, name, &it), c)
+	t.dirty = true
 }
 
-// sweep removes what a scan of the tree below d did not see, and says of every
-// directory that it was listed whole.
-func (t *Tree) sweep(d *node, gen uint32, now time.Time, c *Change) {
-	d.dir.listed = now.UnixNano()
-	kept := d.dir.children[:0]
-	for _, n := range d.dir.children {
-		switch {
-		case n.dir != nil && n.dir.mount != nil:
-		case n.gen < gen && !n.pinned():
-			t.drop(n, c)
-			c.Invalid = append(c.Invalid, Invalidation{d.ino, n.name})
-			continue
-		case n.dir != nil:
-			t.sweep(n, gen, now, c)
+// splice gives the pages of d with one entry put in, or taken out.
+func splice(d *dir, name string, it *item) []*page {
+	first := d.pageAt(name)
+	b := &binder{dir: d, old: d.pages}
+	b.pages = slices.Clone(d.pages[:min(first, len(d.pages))])
+	pending := true
+	for i := first; i < len(d.pages); i++ {
+		for _, e := range d.pages[i].items(0) {
+			if pending && e.name >= name {
+				pending = false
+				if it != nil {
+					b.add(*it)
+				}
+				if e.name == name {
+					continue
+				}
+			}
+			b.add(e)
 		}
-		kept = append(kept, n)
+		if !pending && b.count == 0 { // from here on the pages end where they ended
+			b.pages = append(b.pages, d.pages[i+1:]...)
+			return b.pages
+		}
 	}
-	clear(d.dir.children[len(kept):])
-	d.dir.children = kept
+	if pending && it != nil {
+		b.add(*it)
+	}
+	b.end()
+	return b.pages
 }
 
-// publish tells of a change while the tree is still locked, so that changes
-// are told in their order.
-func (t *Tree) publish(c *Change) {
-	if t.opts.OnChange != nil && (len(c.Added) > 0 || len(c.Removed) > 0 || len(c.Invalid) > 0) {
-		t.opts.OnChange(*c)
+// came takes in that d has an entry that it had not.
+func (t *Tree) came(d *dir, at place, it item, c *changes) {
+	c.file(d, at, it, +1)
+	if d.listed != 0 || t.missing.forget(d.ino, it.name) {
+		c.invalid(d.ino, it.name)
 	}
-	t.stirLocked()
+	c.full()
+}
+
+// left takes in that d has an entry no more.
+func (t *Tree) left(d *dir, at place, it item, c *changes) {
+	c.file(d, at, it, -1)
+	t.forgetSalt(d, it.name)
+	c.invalid(d.ino, it.name)
+}
+
+// became takes in that an entry is another one.
+func (t *Tree) became(d *dir, at place, old, it item, c *changes) {
+	c.file(d, at, old, -1)
+	c.file(d, at, it, +1)
+	c.invalid(d.ino, it.name)
+	c.invalid(t.inoOf(d, it.name), "")
+}
+
+// newDir makes a directory below d; the caller puts it among d's.
+func (t *Tree) newDir(d *dir, name string, c *changes) *dir {
+	s := &dir{parent: d, name: strings.Clone(name)}
+	s.hash = t.hash(d.hash, name)
+	t.claim(d, name, func(ino uint64) { s.ino = ino; t.dirs[ino] = s }, c)
+	return s
+}
+
+func (t *Tree) link(s *dir) {
+	d := s.parent
+	i, _ := d.subAt(s.name)
+	d.subs = slices.Insert(d.subs, i, s)
+	d.stir()
+}
+
+func (t *Tree) unlink(s *dir) {
+	d := s.parent
+	if i, ok := d.subAt(s.name); ok && d.subs[i] == s {
+		d.subs = slices.Delete(d.subs, i, i+1)
+	}
+	d.stir()
+}
+
+// drop takes a directory, and all below it, out of the tree; the caller has
+// taken it from its parent's. above is the place of the parent.
+func (t *Tree) drop(s *dir, above place, c *changes) {
+	at := place{above.mount, above.join(s.name)}
+	if s.mount != nil {
+		at = place{s.mount, ""}
+	}
+	for _, below := range s.subs {
+		t.drop(below, at, c)
+	}
+	for it := range s.items {
+		c.file(s, at, it, -1)
+		t.forgetSalt(s, it.name)
+		c.full()
+	}
+	for _, p := range s.pages {
+		t.unbind(p)
+	}
+	if t.dirs[s.ino] == s {
+		delete(t.dirs, s.ino)
+	}
+	s.parent, s.pages, s.subs = nil, nil, nil
+}
+
+// missing remembers for a while which names their source did not have.
+type missing struct {
+	until map[Invalidation]time.Time
+}
+
+// maxMissing bounds the names; the oldest of them go when there are more.
+const maxMissing = 1 << 16
+
+func (m *missing) add(ino uint64, name string, until time.Time) {
+	if len(m.until) >= maxMissing {
+		now := time.Now()
+		for k, t := range m.until {
+			if now.After(t) || len(m.until) > maxMissing*3/4 {
+				delete(m.until, k)
+			}
+		}
+	}
+	m.until[Invalidation{ino, strings.Clone(name)}] = until
+}
+
+func (m *missing) has(ino uint64, name string) bool {
+	until, ok := m.until[Invalidation{ino, name}]
+	return ok && time.Now().Before(until)
+}
+
+func (m *missing) forget(ino uint64, name string) (had bool) {
+	if len(m.until) == 0 {
+		return false
+	}
+	_, had = m.until[Invalidation{ino, name}]
+	delete(m.until, Invalidation{ino, name})
+	return had
 }

@@ -9,32 +9,47 @@ import (
 	"github.com/millrace/millrace/runtime/source"
 )
 
-// staleRetry is after how long the source is asked again when a listing failed
-// and an older one is served instead.
-const staleRetry = 5 * time.Second
+const (
+	// staleRetry is after how long the source is asked again when a listing failed
+	// and an older one is served instead.
+	staleRetry = 5 * time.Second
+	// patience is for how long a look at one name waits for the listing of a
+	// directory that was never listed; then the source is asked for the name.
+	patience = 250 * time.Millisecond
+	// maxListings is how many directories are listed at once.
+	maxListings = 64
+)
 
-// fresh returns when the listing of d is no older than the TTL. A large
-// directory that has a listing is listed in the background. When the source
-// fails, what was known of d is good enough.
-func (t *Tree) fresh(ctx context.Context, d *node) error {
+// fresh returns when the listing of d is no older than the TTL. What a former
+// process has left, and a large directory that has a listing, is listed in the
+// background. When the source fails, what was known of d is good enough.
+func (t *Tree) fresh(ctx context.Context, d *dir) error {
 	t.mu.RLock()
-	listed, size := d.dir.listed, len(d.dir.children)
+	listed, large, restored := d.listed, len(d.pages) > largePages, d.restored
 	t.mu.RUnlock()
-	if time.Since(time.Unix(0, listed)) < t.opts.TTL {
+	if listed != 0 && !restored && time.Since(time.Unix(0, listed)) < t.opts.TTL {
 		return nil
 	}
 	c := t.startListing(d)
-	if listed != 0 && size >= largeDir {
+	if listed != 0 && (large || restored) {
 		return nil
 	}
-	if err := wait(ctx, c); err != nil {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		if d.dir.listed == 0 || errors.Is(err, source.ErrNotExist) && !d.pinned() || ctx.Err() != nil {
-			return err
-		}
-		d.dir.listed = max(d.dir.listed, time.Now().Add(staleRetry-t.opts.TTL).UnixNano())
+	return t.settle(ctx, d, wait(ctx, c))
+}
+
+// settle tells whether what is known of d is good enough after a listing has
+// failed, if it has.
+func (t *Tree) settle(ctx context.Context, d *dir, err error) error {
+	if err == nil {
+		return nil
 	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if d.listed == 0 || errors.Is(err, source.ErrNotExist) && !d.pinned || ctx.Err() != nil {
+		return err
+	}
+	d.listed = max(d.listed, time.Now().Add(staleRetry-t.opts.TTL).UnixNano())
+	t.counts.stale.Add(1)
 	return nil
 }
 
@@ -48,7 +63,7 @@ func wait(ctx context.Context, c *call) error {
 }
 
 // startListing lists d, or joins the listing that is in flight.
-func (t *Tree) startListing(d *node) *call {
+func (t *Tree) startListing(d *dir) *call {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.ctx.Err() != nil {
@@ -56,24 +71,24 @@ func (t *Tree) startListing(d *node) *call {
 		close(ended)
 		return &call{done: ended, err: t.ctx.Err()}
 	}
-	if d.dir.call == nil {
+	if d.call == nil {
 		c := &call{done: make(chan struct{})}
-		d.dir.call = c
+		d.call = c
 		t.tasks.Go(func() {
 			c.err = t.list(t.ctx, d)
 			t.mu.Lock()
-			d.dir.call = nil
+			d.call = nil
 			t.mu.Unlock()
 			close(c.done)
 		})
 	}
-	return d.dir.call
+	return d.call
 }
 
 // relist lists d anew, with a look at the source that begins now.
-func (t *Tree) relist(ctx context.Context, d *node) error {
+func (t *Tree) relist(ctx context.Context, d *dir) error {
 	t.mu.RLock()
-	former := d.dir.call
+	former := d.call
 	t.mu.RUnlock()
 	if former != nil {
 		if err := wait(ctx, former); ctx.Err() != nil {
@@ -83,62 +98,97 @@ func (t *Tree) relist(ctx context.Context, d *node) error {
 	return wait(ctx, t.startListing(d))
 }
 
-// list asks the source for the children of d.
-func (t *Tree) list(ctx context.Context, d *node) error {
+// takeOff says that a look at a source begins, whose outcome may be older than
+// what is found out meanwhile; land ends it.
+func (t *Tree) takeOff() (since uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.flights++
+	return t.clock
+}
+
+func (t *Tree) land() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.flights--; t.flights == 0 {
+		clear(t.recent)
+	}
+}
+
+// list asks the source for the entries of d.
+func (t *Tree) list(ctx context.Context, d *dir) error {
+	select {
+	case t.listings <- struct{}{}:
+		defer func() { <-t.listings }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	t.mu.RLock()
-	m, rel := d.mountOf()
-	gone, path := d != t.root && d.parent == nil, d.path()
+	at, gone, path := d.place(), t.gone(d), d.path()
 	t.mu.RUnlock()
 	if gone {
 		return fmt.Errorf("list a directory that has left: %w", source.ErrNotExist)
 	}
-	began := time.Now()
-	var objs []child
-	if m != nil {
-		store, err := m.opened(ctx)
+	since := t.takeOff()
+	defer t.land()
+	began, g := time.Now(), &gather{}
+	if at.mount != nil {
+		store, err := at.mount.opened(ctx)
 		if err != nil {
 			return err
 		}
-		err = store.List(ctx, rel, func(o source.Object) error {
-			if name := baseName(o.Path); validName(name) {
-				objs = append(objs, child{name, o})
-			}
+		err = store.List(ctx, at.rel, func(o source.Object) error {
+			g.add(baseName(o.Path), o)
 			return nil
 		})
+		t.counts.listings.Add(1)
 		if err != nil {
-			if rel != "" && errors.Is(err, source.ErrNotExist) {
+			if at.rel != "" && errors.Is(err, source.ErrNotExist) {
 				return t.vanished(d, err)
 			}
-			m.look()
+			t.counts.failures.Add(1)
+			at.mount.look()
 			return fmt.Errorf("list %s: %w", path, err)
 		}
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if d != t.root && d.parent == nil {
+	if t.gone(d) {
 		return fmt.Errorf("list %s: %w", path, source.ErrNotExist)
 	}
-	c := &Change{}
-	t.merge(d, objs, true, t.gen, c)
-	d.dir.listed = began.UnixNano()
-	t.publish(c)
+	if d.listed > began.UnixNano() {
+		return nil // a walk was later
+	}
+	c := t.changes()
+	defer c.publish()
+	t.replace(d, g, since, c)
+	t.listedAt(d, began)
 	return nil
+}
+
+// listedAt says that what is known of d is what its source had at a time.
+func (t *Tree) listedAt(d *dir, at time.Time) {
+	if d.listed == 0 {
+		d.stir()
+		t.dirty = true
+	}
+	d.listed, d.restored = at.UnixNano(), false
 }
 
 // vanished takes a directory away that its source no longer has; one that leads
 // to a mount stays, and is empty but for it.
-func (t *Tree) vanished(d *node, err error) error {
+func (t *Tree) vanished(d *dir, err error) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	c := &Change{}
-	defer t.publish(c)
-	if d.pinned() {
-		t.merge(d, nil, true, t.gen, c)
-		d.dir.listed = time.Now().UnixNano()
+	c := t.changes()
+	defer c.publish()
+	if d.pinned {
+		t.replace(d, &gather{}, t.clock, c)
+		t.listedAt(d, time.Now())
 		return nil
 	}
 	if d.parent != nil {
-		t.remove(d, c)
+		t.put(d.parent, d.name, nil, c)
 	}
 	return err
 }
@@ -147,74 +197,73 @@ func (t *Tree) vanished(d *node, err error) error {
 // itself if name is empty. The directory counts as stale from then on, so that
 // the next look at it sees the rest.
 func (t *Tree) Refresh(ctx context.Context, ino uint64, name string) (Entry, error) {
-	d, err := t.byIno(ctx, ino)
+	d, own, err := t.byIno(ctx, ino)
 	if err != nil {
 		return Entry{}, err
 	}
 	t.mu.RLock()
-	if name == "" && !d.pinned() && d.parent != nil {
+	path := d.path()
+	switch {
+	case own != "" && name != "":
+		t.mu.RUnlock()
+		return Entry{}, fmt.Errorf("%s is not a directory: %w", joinAbs(path, own), source.ErrNotExist)
+	case own != "":
+		name = own
+	case name == "" && !d.pinned && d.parent != nil:
 		d, name = d.parent, d.name
 	}
-	pinned := name == ""
-	if d.dir != nil {
-		if n, _ := d.dir.find(name); n != nil {
-			pinned = pinned || n.pinned()
-		}
-	}
-	m, rel := d.mountOf()
-	isDir, path := d.dir != nil, d.path()
+	sub := d.sub(name)
+	at := d.place()
 	t.mu.RUnlock()
 	switch {
-	case !isDir:
-		return Entry{}, fmt.Errorf("%s is not a directory: %w", path, source.ErrNotExist)
 	case name == "":
 		if err := t.relist(ctx, d); err != nil {
 			return Entry{}, err
 		}
 		return t.Lookup(ctx, ino, "")
-	case pinned || m == nil:
+	case sub != nil && sub.pinned || at.mount == nil:
 		return t.child(ctx, d, name)
 	}
-	store, err := m.opened(ctx)
+	t.mu.Lock()
+	if d.listed != 0 {
+		d.listed = 1 // stale, yet it has been seen
+	}
+	t.mu.Unlock()
+	return t.look(ctx, d, at, name)
+}
+
+// look asks the source for one entry of d.
+func (t *Tree) look(ctx context.Context, d *dir, at place, name string) (Entry, error) {
+	store, err := at.mount.opened(ctx)
 	if err != nil {
 		return Entry{}, err
 	}
-	o, err := store.Stat(ctx, join(rel, name))
-	if err != nil && !errors.Is(err, source.ErrNotExist) {
-		m.look()
-		return Entry{}, fmt.Errorf("look at %s: %w", joinAbs(path, name), err)
+	if !validName(name) {
+		return Entry{}, fmt.Errorf("%q: %w", name, source.ErrNotExist)
 	}
-	return t.accept(d, name, o, err)
-}
-
-// accept takes in what Stat said of one child of d.
-func (t *Tree) accept(d *node, name string, o source.Object, missing error) (Entry, error) {
+	o, err := store.Stat(ctx, at.join(name))
+	t.counts.stats.Add(1)
+	if err != nil && !errors.Is(err, source.ErrNotExist) {
+		t.counts.failures.Add(1)
+		at.mount.look()
+		return Entry{}, fmt.Errorf("look at %s: %w", at.join(name), err)
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if d != t.root && d.parent == nil {
+	if t.gone(d) {
 		return Entry{}, fmt.Errorf("%s in a directory that has left: %w", name, source.ErrNotExist)
 	}
-	c := &Change{}
-	defer t.publish(c)
-	if d.dir.listed != 0 {
-		d.dir.listed = 1 // stale, yet it has been seen
+	c := t.changes()
+	defer c.publish()
+	if err != nil {
+		t.put(d, name, nil, c)
+		t.missing.add(d.ino, name, time.Now().Add(t.opts.TTL))
+		return Entry{}, err
 	}
-	n, i := d.dir.find(name)
-	switch {
-	case missing != nil:
-		if n != nil {
-			t.remove(n, c)
-		}
-		return Entry{}, missing
-	case n != nil:
-		n = t.update(n, o, t.gen, c)
-		d.dir.children[i] = n
-	case !validName(name):
-		return Entry{}, fmt.Errorf("%q: %w", name, source.ErrNotExist)
-	default:
-		n = t.insert(d, child{name, o}, t.gen, c)
-	}
-	return n.entry(), nil
+	t.put(d, name, &o, c)
+	t.missing.forget(d.ino, name)
+	e, _ := t.childEntry(d, name)
+	return e, nil
 }
 
 func join(rel, name string) string {

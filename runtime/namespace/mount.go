@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+	"golang.org/x/time/rate"
 
 	"github.com/millrace/millrace/runtime/source"
 )
@@ -24,9 +26,12 @@ const (
 type mount struct {
 	Mount
 	tree *Tree
-	node *node
+	dir  *dir
 	kick chan struct{} // asks run for a look at the source soon
+	// unordered: the source's own walk is of no use.
+	unordered atomic.Bool
 
+	pace         *rate.Limiter // of the listings of walks; nil: none
 	store        source.Store
 	tried        bool
 	err          error // of the last look at the source
@@ -118,11 +123,16 @@ func (m *mount) visit(ctx context.Context, walk bool) error {
 	t := m.tree
 	t.mu.Lock()
 	first := !m.walked
+	t.dirty = t.dirty || first
 	m.walked, m.note = true, note
 	files, bytes := m.files, m.bytes
 	t.stirLocked()
 	t.mu.Unlock()
 	if first {
+		select {
+		case t.saveSoon <- struct{}{}:
+		default:
+		}
 		t.log.InfoContext(ctx, "walked source", "mount", m.Path, "source", m.URI, "files", files, "bytes", bytes, "took", time.Since(began).Round(time.Millisecond))
 	}
 	t.stateChanged()
@@ -148,12 +158,30 @@ func (m *mount) answers(ctx context.Context, store source.Store) error {
 	t := m.tree
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if s := stateOf(top); s != m.node.state() {
-		t.snapshot -= m.node.sum()
-		m.node.mode, m.node.mtime = s.mode, s.mtime
-		t.snapshot += m.node.sum()
+	it := itemOf("x", top)
+	switch {
+	case m.dir == t.root:
+		if !it.same(t.rootItem) {
+			t.rootItem, t.dirty = it, true
+			t.root.stir()
+		}
+	default:
+		t.dress(m.dir, top)
 	}
 	return nil
+}
+
+// dress gives a directory attributes.
+func (t *Tree) dress(d *dir, o source.Object) {
+	it := itemOf(d.name, o)
+	if old, _, _, ok := d.parent.find(d.name); ok && old.same(it) {
+		return
+	}
+	c := t.changes()
+	defer c.publish()
+	c.invalid(d.parent.ino, d.name)
+	c.invalid(d.ino, "")
+	t.bind(d.parent, splice(d.parent, d.name, &it), c)
 }
 
 // connect opens the source, anew after a failure: secrets may be others now, and

@@ -4,7 +4,13 @@
 // Directories are listed when they are looked at, and again when their listing
 // is older than the TTL. Besides, every mount is walked in the background, first
 // to know its totals and then, rarely, to notice what changed. All of it is soft
-// state: a new process rebuilds it from the sources.
+// state: the sources have the truth. It is saved to a file so that a new process
+// can answer at once; what that has saved is used as it is, and looked at anew
+// in the background.
+//
+// A directory is a sorted run of immutable pages of encoded entries, named by a
+// hash of their bytes; a directory is named by a hash of its pages and of its
+// directories, and so the root names one exact state of all. See Record.
 //
 // A mount whose source fails does not touch the others. What is known of it
 // stays visible, so that cached files can be read while their source is down.
@@ -50,9 +56,18 @@ type Options struct {
 	OnChange func(Change)
 	// OnState is called, unlocked, after the state of a mount changed or a walk ended.
 	OnState func()
-	Logger  *slog.Logger
-	// hash makes inode numbers from paths; tests make it collide.
-	hash func(path string) uint64
+	// Save is the file that the tree is saved to, and restored from; "" is none.
+	// Its directory exists.
+	Save string
+	// SaveInterval is the least pause between two saves; 30 s if 0. A tree that
+	// takes long to save is saved less often.
+	SaveInterval time.Duration
+	// WalkRate bounds how many directories a second are listed by background
+	// walks of sources that have no walk of their own; 0: unbounded.
+	WalkRate float64
+	Logger   *slog.Logger
+	// hash makes inode numbers from names; tests make it collide.
+	hash func(dir uint64, name string) uint64
 }
 
 // Entry is one file, directory or symbolic link.
@@ -96,8 +111,10 @@ type Invalidation struct {
 // Totals are sums over the entries that are known.
 type Totals struct {
 	Bytes, Files int64
-	// Snapshot names the exact state of the entries.
-	Snapshot string
+	// Entries are files, directories and links.
+	Entries int64
+	// Snapshot names the exact state of the entries: the record of the root.
+	Snapshot Record
 	// Complete: every mount was walked to its end at least once.
 	Complete bool
 }
@@ -114,4 +131,25 @@ type MountState struct {
 	// Walked: Files and Bytes are of a whole walk.
 	Walked       bool
 	Files, Bytes int64
+}
+
+// Counts are sums since the tree was made.
+type Counts struct {
+	// Listings, Stats and Walks are questions put to the sources; Failures those
+	// that failed for other reasons than that something is not there.
+	Listings, Stats, Walks, Failures int64
+	// Stale are answers with what was known because the source failed.
+	Stale               int64
+	Saves, SaveFailures int64
+	Restored            Restored
+}
+
+// Restored is what became of the file that a former process had saved.
+type Restored struct {
+	// Entries that were taken over.
+	Entries int64
+	Took    time.Duration
+	// Discarded is why the file was of no use: "corrupt", "version", "mounts";
+	// empty when it was, or when there was none.
+	Discarded string
 }

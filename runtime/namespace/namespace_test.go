@@ -307,22 +307,25 @@ func TestRefreshSeesOneEntryNow(t *testing.T) {
 }
 
 func TestInodesDoNotDependOnTheOrderOfDiscovery(t *testing.T) {
-	clash := func(path string) uint64 {
-		p, salt, _ := strings.Cut(path, "\x00")
+	clash := func(_ uint64, name string) uint64 {
+		p, salt, _ := strings.Cut(name, "\x00")
 		return 100 + uint64(len(salt)) + uint64(len(salt)*int(p[len(p)-1]))
 	}
 	number := func(names ...string) map[string]uint64 {
-		tree := &Tree{hash: clash, inos: map[uint64]*node{}, mounts: map[string]*mount{}}
-		tree.root = &node{ino: RootIno, dir: &dir{listed: 1}}
-		c := &Change{}
-		for _, name := range names {
-			tree.insert(tree.root, child{name, source.Object{}}, 0, c)
+		tree, err := blank(nil, Options{hash: clash})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, name := range names {
+			c := tree.changes()
+			tree.put(tree.root, name, &source.Object{Dir: i%2 == 0}, c)
+			c.publish()
 		}
 		inos := map[string]uint64{}
-		for _, n := range tree.root.dir.children {
-			inos[n.name] = n.ino
-			if tree.inos[n.ino] != n {
-				t.Errorf("%s is not found by its number", n.name)
+		for it := range tree.root.items {
+			inos[it.name] = tree.inoOf(tree.root, it.name)
+			if e, ok := tree.Known(inos[it.name]); !ok || e.Name != it.name {
+				t.Errorf("%s is not found by its number", it.name)
 			}
 		}
 		return inos

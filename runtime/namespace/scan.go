@@ -9,17 +9,24 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 
 	"github.com/millrace/millrace/runtime/source"
 )
 
 const (
-	// scanBatch is how many objects of a walk are taken in under one lock.
-	scanBatch = 4096
+	// scanBatch is how many objects of a walk are taken in under one lock, and
+	// scanAhead how many such batches the source may be ahead, so that it is
+	// asked for more while the tree takes in what it said.
+	scanBatch = 1000
+	scanAhead = 4
 	// scanParallel is how many directories of a source without a walk of its
 	// own are listed at once.
 	scanParallel = 16
 )
+
+// errUnordered: a walk came back to a directory that it had left.
+var errUnordered = errors.New("the walk does not keep directories together")
 
 // Scan looks at everything at and below an absolute path anew, and returns when
 // all of it is known. A mount that fails ends it with the mount's error.
@@ -106,11 +113,20 @@ func (t *Tree) scan(ctx context.Context, m *mount, rel string) (note string, err
 		return "", err
 	}
 	t.mu.Lock()
-	t.gen++
-	s := &scanner{tree: t, mount: m, gen: t.gen, began: time.Now()}
+	t.scans++
+	s := &scanner{tree: t, mount: m, gen: t.scans}
+	if m.pace == nil && t.opts.WalkRate > 0 {
+		m.pace = rate.NewLimiter(rate.Limit(t.opts.WalkRate), scanParallel)
+	}
 	t.mu.Unlock()
-	if w, ok := store.(source.Walker); ok {
-		return "", s.walk(ctx, w, rel)
+	w, ok := store.(source.Walker)
+	if ok && !m.unordered.Load() {
+		err := s.walk(ctx, w, rel)
+		if !errors.Is(err, errUnordered) {
+			return "", err
+		}
+		m.unordered.Store(true)
+		t.log.WarnContext(ctx, "list the source directory by directory from now on", "mount", m.Path, "source", m.URI, "error", err)
 	}
 	return s.listAll(ctx, rel)
 }
@@ -119,120 +135,223 @@ type scanner struct {
 	tree  *Tree
 	mount *mount
 	gen   uint32
-	began time.Time
-	batch []source.Object
-	// clashes are files whose name is also that of a directory.
-	clashes []source.Object
+	stack []frame // of the walk, from the top directory to where it is now
 
 	mu     sync.Mutex
 	hidden []string
 }
 
-// walk takes in a flat walk of all objects, then removes what was not in it.
+// frame is a directory that a walk is in.
+type frame struct {
+	dir  *dir // nil if another mount lies there
+	path string
+	gather
+	// began and since are from before the first object below it was seen.
+	began time.Time
+	since uint64
+}
+
+// batch is a part of a walk.
+type batch struct {
+	objects []source.Object
+	began   time.Time
+	since   uint64
+}
+
+// walk takes in a flat walk of all objects. Each directory is taken in when the
+// walk leaves it.
 func (s *scanner) walk(ctx context.Context, w source.Walker, rel string) error {
+	t := s.tree
+	since := t.takeOff()
+	defer t.land()
+	first := batch{began: time.Now(), since: since}
+	if err := s.start(rel, first); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	batches := make(chan batch, scanAhead)
+	taken := make(chan error, 1)
+	go func() {
+		var err error
+		for b := range batches {
+			if err != nil {
+				continue // the walk hears of it
+			}
+			if err = s.take(b); err != nil {
+				cancel(err)
+			}
+		}
+		taken <- err
+	}()
+	b := first
+	flush := func() {
+		if len(b.objects) > 0 {
+			batches <- b
+		}
+		b = batch{objects: make([]source.Object, 0, scanBatch), began: time.Now(), since: t.now()}
+	}
+	flush()
 	err := w.Walk(ctx, rel, func(o source.Object) error {
-		s.batch = append(s.batch, o)
-		if len(s.batch) == scanBatch {
-			s.flush()
+		b.objects = append(b.objects, o)
+		if len(b.objects) == scanBatch {
+			flush()
 		}
 		return ctx.Err()
 	})
-	s.flush()
+	flush()
+	close(batches)
+	if errTake := <-taken; errTake != nil {
+		return errTake
+	}
 	if err != nil {
+		t.counts.failures.Add(1)
 		return fmt.Errorf("walk %s: %w", s.mount.URI, err)
 	}
-	t := s.tree
+	t.counts.walks.Add(1)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	c := &Change{}
-	defer t.publish(c)
-	top := s.dir(rel, c)
-	if top == nil {
-		return nil
+	c := t.changes()
+	defer c.publish()
+	for len(s.stack) > 0 {
+		s.leave(c)
 	}
-	for _, o := range s.clashes {
-		d := s.dir(parentOf(o.Path), c)
-		if d == nil {
-			continue
-		}
-		// The directory of that name wins if the walk has seen anything in it.
-		if n, i := d.dir.find(baseName(o.Path)); n != nil && n.gen < s.gen {
-			d.dir.children[i] = t.update(n, o, s.gen, c)
-		}
-	}
-	t.sweep(top, s.gen, s.began, c)
 	return nil
 }
 
-// flush takes the batch into the tree.
-func (s *scanner) flush() {
-	if len(s.batch) == 0 {
-		return
-	}
+// now is the moment in the tree's clock.
+func (t *Tree) now() uint64 {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.clock
+}
+
+// start enters the top directory of a walk.
+func (s *scanner) start(rel string, b batch) error {
 	t := s.tree
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	c := &Change{}
-	defer t.publish(c)
-	groups := map[*node][]child{}
-	lastPath, last := "", (*node)(nil)
-	for _, o := range s.batch {
+	c := t.changes()
+	defer c.publish()
+	d := s.reach(rel, c)
+	s.stack = []frame{{dir: d, path: rel, began: b.began, since: b.since}}
+	return nil
+}
+
+// reach finds or makes the directory of a path of the mount; nil if another
+// mount lies there.
+func (s *scanner) reach(rel string, c *changes) *dir {
+	d := s.mount.dir
+	for _, name := range splitPath(rel) {
+		if d = s.tree.below(d, name, c); d == nil {
+			return nil
+		}
+	}
+	return d
+}
+
+// below finds a directory, or makes one that no listing of d has named yet.
+func (t *Tree) below(d *dir, name string, c *changes) *dir {
+	next := d.sub(name)
+	if next == nil {
+		next = t.newDir(d, name, c)
+		t.link(next)
+	}
+	if next.mount != nil {
+		return nil
+	}
+	return next
+}
+
+// take takes a batch into the tree.
+func (s *scanner) take(b batch) error {
+	t := s.tree
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	c := t.changes()
+	defer c.publish()
+	for _, o := range b.objects {
 		if o.Path == "" || !validPath(o.Path) {
 			continue
 		}
-		if o.Dir {
-			s.dir(o.Path, c)
+		dir, name := o.Path, ""
+		if !o.Dir {
+			dir, name = parentOf(o.Path), baseName(o.Path)
 		}
-		p := parentOf(o.Path)
-		if last == nil || p != lastPath || last.parent == nil && last != t.root {
-			lastPath, last = p, s.dir(p, c)
+		for !s.top().leadsTo(dir) {
+			if len(s.stack) == 1 {
+				return fmt.Errorf("%s is not below %s: %w", o.Path, s.top().path, source.ErrInvalid)
+			}
+			s.leave(c)
 		}
-		if last == nil {
-			continue // another mount lies there
+		for s.top().path != dir {
+			if err := s.enter(dir, o, b, c); err != nil {
+				return err
+			}
 		}
-		name := baseName(o.Path)
-		if n, _ := last.dir.find(name); n != nil && n.dir != nil && !o.Dir {
-			s.clashes = append(s.clashes, o)
-			continue
-		}
-		groups[last] = append(groups[last], child{name, o})
-	}
-	for d, objs := range groups {
-		if d.parent != nil || d == t.root {
-			t.merge(d, objs, false, s.gen, c)
+		if name != "" && s.top().dir != nil {
+			s.top().add(name, o)
 		}
 	}
-	s.batch = s.batch[:0]
+	return nil
 }
 
-// dir finds or makes the directory of a path of the mount, and marks all that
-// lead to it as seen; nil if another mount lies there.
-func (s *scanner) dir(rel string, c *Change) *node {
-	t, n := s.tree, s.mount.node
-	for _, name := range splitPath(rel) {
-		next, i := n.dir.find(name)
-		switch {
-		case next == nil:
-			next = t.insert(n, child{name, source.Object{Dir: true}}, s.gen, c)
-		case next.dir == nil:
-			next = t.update(next, source.Object{Dir: true}, s.gen, c)
-			n.dir.children[i] = next
-		case next.dir.mount != nil:
-			return nil
-		}
-		next.gen = s.gen
-		n = next
+func (s *scanner) top() *frame { return &s.stack[len(s.stack)-1] }
+
+// leadsTo tells whether a path is that of the frame or lies below it.
+func (f *frame) leadsTo(path string) bool {
+	if f.path == "" || path == f.path {
+		return true
 	}
-	return n
+	return len(path) > len(f.path) && path[len(f.path)] == '/' && strings.HasPrefix(path, f.path)
+}
+
+// enter goes one directory down on the way to a path.
+func (s *scanner) enter(path string, o source.Object, b batch, c *changes) error {
+	up := s.top()
+	rest := path
+	if up.path != "" {
+		rest = path[len(up.path)+1:]
+	}
+	name, _, further := strings.Cut(rest, "/")
+	f := frame{path: join(up.path, name), began: b.began, since: b.since}
+	if up.dir != nil {
+		if further || !o.Dir {
+			up.add(name, source.Object{Dir: true})
+		} else {
+			up.add(name, o)
+		}
+		f.dir = s.tree.below(up.dir, name, c)
+	}
+	if f.dir != nil && f.dir.scan == s.gen {
+		return fmt.Errorf("walk %s, at %s: %w", s.mount.URI, f.path, errUnordered)
+	}
+	s.stack = append(s.stack, f)
+	return nil
+}
+
+// leave takes in the directory that the walk is in, and goes one up.
+func (s *scanner) leave(c *changes) {
+	t, f := s.tree, s.top()
+	s.stack = s.stack[:len(s.stack)-1]
+	if f.dir == nil || t.gone(f.dir) {
+		return
+	}
+	f.dir.scan = s.gen
+	if f.dir.listed > f.began.UnixNano() {
+		return // it was listed since
+	}
+	t.replace(f.dir, &f.gather, f.since, c)
+	t.listedAt(f.dir, f.began)
 }
 
 // listAll lists directory by directory, many at once.
 func (s *scanner) listAll(ctx context.Context, rel string) (note string, err error) {
 	t := s.tree
 	t.mu.Lock()
-	c := &Change{}
-	top := s.dir(rel, c)
-	t.publish(c)
+	c := t.changes()
+	top := s.reach(rel, c)
+	c.publish()
 	t.mu.Unlock()
 	if top == nil {
 		return "", nil
@@ -246,6 +365,7 @@ func (s *scanner) listAll(ctx context.Context, rel string) (note string, err err
 	if err := group.Wait(); err != nil {
 		return "", err
 	}
+	t.counts.walks.Add(1)
 	if len(s.hidden) > 0 {
 		note = fmt.Sprintf("%d directories cannot be listed, the first: %s", len(s.hidden), s.hidden[0])
 	}
@@ -254,10 +374,15 @@ func (s *scanner) listAll(ctx context.Context, rel string) (note string, err err
 
 // below lists d and what is below it; in other goroutines as far as there are
 // free ones.
-func (s *scanner) below(ctx context.Context, group *errgroup.Group, d *node) error {
+func (s *scanner) below(ctx context.Context, group *errgroup.Group, d *dir) error {
+	if s.mount.pace != nil {
+		if err := s.mount.pace.Wait(ctx); err != nil {
+			return err
+		}
+	}
 	if err := s.tree.relist(ctx, d); err != nil {
 		switch {
-		case d == s.mount.node:
+		case d == s.mount.dir:
 			return err
 		case errors.Is(err, source.ErrNotExist):
 			return nil // it went while we walked
@@ -271,10 +396,10 @@ func (s *scanner) below(ctx context.Context, group *errgroup.Group, d *node) err
 	}
 	t := s.tree
 	t.mu.RLock()
-	var dirs []*node
-	for _, n := range d.dir.children {
-		if n.dir != nil && n.dir.mount == nil {
-			dirs = append(dirs, n)
+	var dirs []*dir
+	for _, next := range d.subs {
+		if next.mount == nil {
+			dirs = append(dirs, next)
 		}
 	}
 	t.mu.RUnlock()
