@@ -96,7 +96,7 @@ func (p Plan) mounts() ([]contract.MountConfig, error) {
 		}
 	}
 	err := each("--option", p.Options, out, func(m *contract.MountConfig, key, value string) error {
-		if secretName.MatchString(key) {
+		if isSecret(key) {
 			return fmt.Errorf("-o %s: a secret on the command line is seen by everyone on the machine: write its value to a file and say --secret %s=FILE", key, key)
 		}
 		m.Options[key] = value
@@ -128,8 +128,19 @@ func addSecrets(mounts []contract.MountConfig, secrets []string) error {
 	})
 }
 
-// secretName matches options whose values must not stand on a command line.
-var secretName = regexp.MustCompile(`(?i)secret$|secret-?(access-?)?key|password|passwd|token$|authorization|cookie|account-?key|sas-?url|private-?key$`)
+// Names of options whose values must not stand on a command line, written with
+// a hyphen between their words; and what such a name may end with all the same.
+var (
+	secretWords = regexp.MustCompile(`secret|passw|(^|-)pass(-|$)|token|authorization|cookie|(^|-)(account|private|api)-?key(-|$)|(^|-)sas(-|$)`)
+	openEnd     = regexp.MustCompile(`-(file|path|id)$`)
+	newWord     = regexp.MustCompile(`([a-z0-9])([A-Z])|[._]`)
+)
+
+// isSecret tells whether an option sounds like a secret.
+func isSecret(option string) bool {
+	words := strings.ToLower(newWord.ReplaceAllString(option, "$1-$2"))
+	return secretWords.MatchString(words) && !openEnd.MatchString(words)
+}
 
 // each splits key=value or /path:key=value and applies it to the sources it is for.
 func each(flag string, words []string, mounts []contract.MountConfig, apply func(m *contract.MountConfig, key, value string) error) error {

@@ -113,11 +113,11 @@ func eta(l contract.LoadSummary) string {
 	if l.BytesPerSecond <= 0 || left < 0 {
 		return "?"
 	}
-	d := time.Duration(float64(left) / float64(l.BytesPerSecond) * float64(time.Second))
-	if d > 99*time.Hour {
+	seconds := float64(left) / float64(l.BytesPerSecond)
+	if seconds > 99*3600 {
 		return ">99h"
 	}
-	return d.Round(time.Second).String()
+	return time.Duration(seconds * float64(time.Second)).Round(time.Second).String()
 }
 
 // bar is a line of at most width columns.
