@@ -3,12 +3,11 @@ package bench
 import (
 	"context"
 	"fmt"
+	"io"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"strconv"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,15 +18,21 @@ import (
 func epochs(ctx context.Context, b *Bench) error {
 	const rounds, size = 6, 256 << 10
 	n := int(max(16, b.of(2000)))
-	if err := writeSmall(b.source("epoch"), n, size); err != nil {
+	source, err := b.newCounted(ctx, n, size)
+	if err != nil {
 		return err
 	}
+	defer source.close()
 	half := strconv.Itoa(n / 2 * size)
-	c, err := b.newCache(ctx, "epoch", cacheConfig{mount: localMount("epoch"), workers: 1, quota: half})
+	c, err := b.newCache(ctx, "epoch", cacheConfig{mount: source.mount, workers: 1, quota: half})
 	if err != nil {
 		return err
 	}
 	defer c.close()
+	if _, err := c.listed(ctx, n); err != nil {
+		return err
+	}
+	source.taken()
 	r := rand.New(rand.NewPCG(1, 2))
 	var read int64
 	for range rounds {
@@ -45,29 +50,12 @@ func epochs(ctx context.Context, b *Bench) error {
 		}
 		c.unmount()
 	}
-	fetched, err := c.fromSource(ctx)
-	if err != nil {
-		return err
-	}
+	fetched := source.taken()
 	hits := 1 - float64(fetched)/float64(read)
 	best := 0.5 * (rounds - 1) / rounds
 	b.add(once("epoch/uniform/half-cached", "x", hits/best, aim(0.9), higher,
 		fmt.Sprintf("%.1f %% hits of at most %.1f %%, %d epochs", 100*hits, 100*best, rounds)))
 	return nil
-}
-
-// fromSource is how many bytes the source was asked for, by whomever. Workers
-// and clients tell it every second: it is told when it no longer changes.
-func (c *cache) fromSource(ctx context.Context) (bytes int64, err error) {
-	const settled = 3 * time.Second
-	since := time.Now()
-	return bytes, until("the count of bytes read from the source", 2*time.Minute, func() (bool, error) {
-		s, err := c.summary(ctx)
-		if err != nil || s.Reads.SourceBytes != bytes {
-			bytes, since = s.Reads.SourceBytes, time.Now()
-		}
-		return time.Since(since) > settled, err
-	})
 }
 
 // readWhole reads a file and tells how long it was.
@@ -94,19 +82,25 @@ func readWhole(file string) (total int64, err error) {
 // each in its own order.
 func amplification(ctx context.Context, b *Bench) error {
 	const nodes, readers, size = 3, 2, 1 << 20
-	n := int(max(8, b.of(400)))
-	if err := writeSmall(b.source("origin"), n, size); err != nil {
+	n, large := int(max(8, b.of(400))), b.of(256<<20)
+	source, err := b.newCounted(ctx, n, size)
+	if err != nil {
 		return err
 	}
-	large := b.of(256 << 20)
-	if err := write(b.source("origin/large"), large, 3); err != nil {
+	defer source.close()
+	err = source.store.put(ctx, source.bucket, 1, func(int) (string, io.Reader) { return "large", stream(3, large) })
+	if err != nil {
 		return err
 	}
-	c, err := b.newCache(ctx, "origin", cacheConfig{mount: localMount("origin"), workers: nodes, quota: "2Gi"})
+	c, err := b.newCache(ctx, "origin", cacheConfig{mount: source.mount, workers: nodes, quota: "2Gi"})
 	if err != nil {
 		return err
 	}
 	defer c.close()
+	if _, err := c.listed(ctx, n+1); err != nil {
+		return err
+	}
+	source.taken()
 	var mounts []string
 	for i := range nodes {
 		mnt, err := c.mount(ctx, i)
@@ -138,12 +132,9 @@ func amplification(ctx context.Context, b *Bench) error {
 			return err
 		}
 	}
-	fetched, err := c.fromSource(ctx)
-	if err != nil {
-		return err
-	}
+	fetched := source.taken()
 	total := int64(n)*size + large
 	b.add(once("origin/bytes-per-byte-of-the-dataset", "x", float64(fetched)/float64(total), aim(1.05), lower,
 		fmt.Sprintf("%d readers on %d nodes, %d MiB", nodes*readers, nodes, total>>20)))
-	return os.RemoveAll(b.source("origin"))
+	return nil
 }
