@@ -69,7 +69,7 @@ func (f *File) Has(block int) bool {
 		return true
 	}
 	if e.state(block) == blockMissing {
-		f.store.log.Warn("a cached block does not verify after a restart: it is fetched again", "key", e.key, "block", block)
+		f.store.log.Warn("a cached block does not verify: it is fetched again", "key", e.key, "block", block)
 		f.changed()
 	}
 	return false
@@ -85,6 +85,19 @@ func (f *File) Checksum(block int) (crc uint32, ok bool) {
 		return 0, false
 	}
 	return e.crcs[block], true
+}
+
+// Recheck reads a block again and tells whether it is still what was stored; one
+// that is not is missing from then on.
+func (f *File) Recheck(block int) bool {
+	e := f.e
+	e.mu.Lock()
+	if block >= 0 && block < len(e.blocks) && e.blocks[block] == blockPresent {
+		e.blocks[block] = blockUnverified
+		e.unverified++
+	}
+	e.mu.Unlock()
+	return f.Has(block)
 }
 
 // HasRange tells whether every block of a range is there.
@@ -223,6 +236,17 @@ func (f *File) ReadAt(p []byte, off int64) (int, error) {
 		err = io.EOF
 	}
 	return n, err
+}
+
+// Data is the cached file, for reading blocks that are there until Close.
+// Whoever may read longer takes Dup.
+func (f *File) Data() (*os.File, error) {
+	f.e.mu.Lock()
+	defer f.e.mu.Unlock()
+	if f.e.data == nil {
+		return nil, os.ErrClosed
+	}
+	return f.e.data, nil
 }
 
 // Dup gives a read-only descriptor of its own; the caller closes it. It reads

@@ -546,3 +546,38 @@ func TestTheChecksumOfABlockIsThatOfItsBytes(t *testing.T) {
 		}
 	}
 }
+
+func TestABlockThatIsDoubtedIsReadAgain(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir, 16*block, nil)
+	f, err := s.Acquire(key(1), 2*block, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	want := content(key(1), 2*block)
+	for b := range 2 {
+		if err := f.WriteBlock(b, want[b*block:(b+1)*block]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	data, err := f.Data()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := data.WriteAt([]byte{^want[block+7]}, block+7); err != nil {
+		t.Fatal(err)
+	}
+	if !f.Recheck(0) || f.Recheck(1) || f.Recheck(2) || f.Recheck(-1) {
+		t.Error("the wrong block is missing")
+	}
+	if f.Has(1) || f.Complete() {
+		t.Error("a block that was found bad is there")
+	}
+	if err := f.WriteBlock(1, want[block:]); err != nil || !f.Recheck(1) {
+		t.Errorf("a block that was found bad is not there when it was written again: %v", err)
+	}
+	if used, _ := s.Usage(); used != onDisk(t, dir) {
+		t.Errorf("%d bytes are counted, %d lie on the disk", used, onDisk(t, dir))
+	}
+}

@@ -1,9 +1,13 @@
 package wire
 
 import (
+	"bufio"
 	"context"
+	"crypto/tls"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"net"
 	"sync"
@@ -22,6 +26,15 @@ const (
 	maxSuspect = time.Minute
 	// minRate in bytes a second is below what any network of a cache gives.
 	minRate = 1 << 20
+	// verifyChunk is received and verified at once: it stays in the processor's
+	// cache meanwhile.
+	verifyChunk = 1 << 20
+	// answerBuffer is what an exchange reads ahead.
+	answerBuffer = 16 << 10
+	// maxAhead requests are sent before their answers have come, of maxAheadBytes
+	// in all: what sockets hold, so that neither side waits for the other to read.
+	maxAhead      = maxBatch
+	maxAheadBytes = 16 << 10
 )
 
 // ClientOptions of a Client; zero values have defaults.
@@ -30,6 +43,11 @@ type ClientOptions struct {
 	Silence time.Duration
 	// SuspectFor is for how long nobody asks a peer that failed.
 	SuspectFor time.Duration
+	// TLS, if not nil, is spoken to peers at host:port.
+	TLS *TLS
+	// Fetched, if not nil, is told of each range that was asked for: how long it
+	// took, and how it ended.
+	Fetched func(r Range, took time.Duration, err error)
 }
 
 // Client reads ranges from peers. It keeps connections, and remembers who has
@@ -62,6 +80,9 @@ func NewClient(opts ClientOptions) *Client {
 	}
 	if opts.SuspectFor <= 0 {
 		opts.SuspectFor = suspectFor
+	}
+	if opts.Fetched == nil {
+		opts.Fetched = func(Range, time.Duration, error) {}
 	}
 	return &Client{
 		opts: opts, dialer: net.Dialer{Timeout: min(dialTimeout, opts.Silence), KeepAlive: 30 * time.Second},
@@ -98,7 +119,7 @@ func (c *Client) Forget(keep map[string]bool) {
 
 func (c *Client) dropLocked(addr string) {
 	for _, conn := range c.idle[addr] {
-		conn.Close()
+		conn.close()
 	}
 	delete(c.idle, addr)
 }
@@ -113,34 +134,106 @@ func (c *Client) Suspect(addr string) bool {
 // Fetch reads the range r from the peer at addr into dst, which has r.N bytes.
 // It returns what the peer answers (ErrNotCached, ErrNoSpace, the source's
 // errors), or ErrPeer if the peer fails, at the latest Silence after its last
-// sign of life.
+// sign of life. Bytes that do not match the checksums that come with them are
+// asked for once more, for the peer to look at them again; then it is ErrCorrupt.
 func (c *Client) Fetch(ctx context.Context, addr string, r Range, dst []byte) error {
-	request, err := appendRequest(nil, r)
-	if err != nil {
-		return err
+	one := fetch{Range: r, dst: dst}
+	err := c.all(ctx, addr, []*fetch{&one})
+	if err == nil && errors.Is(one.err, ErrCorrupt) {
+		one.Flags, one.done = one.Flags|FlagDoubt, false
+		err = c.all(ctx, addr, []*fetch{&one})
 	}
-	if int64(len(dst)) != r.N {
-		return fmt.Errorf("a buffer of %d bytes for a range of %d", len(dst), r.N)
+	return errors.Join(err, one.err)
+}
+
+// FetchMany is Fetch for many ranges in few round trips. Each has its own error.
+func (c *Client) FetchMany(ctx context.Context, addr string, ranges []Range, dst [][]byte) []error {
+	all := make([]*fetch, len(ranges))
+	for i, r := range ranges {
+		all[i] = &fetch{Range: r, dst: dst[i]}
+	}
+	failed := c.all(ctx, addr, all)
+	errs := make([]error, len(all))
+	for i, f := range all {
+		switch {
+		case f.done:
+			errs[i] = f.err
+		case failed != nil:
+			errs[i] = failed
+		}
+		if errors.Is(errs[i], ErrCorrupt) {
+			errs[i] = c.Fetch(ctx, addr, f.Range, f.dst)
+		}
+	}
+	return errs
+}
+
+// Keep tells the peer at addr to take in a range from whoever has it, in its own
+// time. ErrNoSpace: it has too much to do.
+func (c *Client) Keep(ctx context.Context, addr string, r Range) error {
+	r.Flags = flagKeep
+	one := fetch{Range: r}
+	return errors.Join(c.all(ctx, addr, []*fetch{&one}), one.err)
+}
+
+// fetch is one range that is asked for.
+type fetch struct {
+	Range
+	dst  []byte
+	done bool  // answered
+	err  error // the peer's answer
+}
+
+// all has the ranges answered over one connection. Its error is that of the
+// peer, and goes for the ranges that are not done.
+func (c *Client) all(ctx context.Context, addr string, fetches []*fetch) error {
+	start := time.Now()
+	requests := make([][]byte, len(fetches))
+	for i, f := range fetches {
+		var err error
+		f.Flags |= flagSums
+		if requests[i], err = appendRequest(nil, f.Range); err != nil {
+			return err
+		}
+		if int64(len(f.dst)) != f.expects() {
+			return fmt.Errorf("a buffer of %d bytes for a range of %d", len(f.dst), f.N)
+		}
 	}
 	for {
 		conn, reused, err := c.conn(ctx, addr)
 		if err != nil {
-			return c.failed(ctx, addr, err)
+			err = c.failed(ctx, addr, err)
+			c.ended(fetches, start, err)
+			return err
 		}
-		begun, err := c.exchange(ctx, conn, request, dst)
-		if err == nil || !errors.Is(err, ErrPeer) {
+		begun, err := c.exchange(ctx, conn, requests, fetches)
+		if err == nil {
 			if ctx.Err() != nil { // its deadline may be the one of the cancel
-				conn.Close()
+				conn.close()
 			} else {
 				c.put(addr, conn)
 			}
-			return err
+			c.ended(fetches, start, nil)
+			return nil
 		}
-		conn.Close()
+		conn.close()
 		if reused && !begun && ctx.Err() == nil && !isTimeout(err) {
 			continue // the peer had closed it, maybe long ago
 		}
-		return c.failed(ctx, addr, err)
+		err = c.failed(ctx, addr, err)
+		c.ended(fetches, start, err)
+		return err
+	}
+}
+
+func (c *Client) ended(fetches []*fetch, start time.Time, failed error) {
+	took := time.Since(start)
+	for _, f := range fetches {
+		err := f.err
+		if !f.done {
+			err = failed
+		}
+		c.opts.Fetched(f.Range, took, err)
 	}
 }
 
@@ -179,7 +272,7 @@ func (c *Client) conn(ctx context.Context, addr string) (_ *clientConn, reused b
 			c.mu.Unlock()
 			return conn, true, nil
 		}
-		conn.Close()
+		conn.close()
 	}
 	c.mu.Unlock()
 	conn, err := c.dial(ctx, addr)
@@ -189,9 +282,29 @@ func (c *Client) conn(ctx context.Context, addr string) (_ *clientConn, reused b
 	return &clientConn{Conn: conn}, false, nil
 }
 
+// close ends the connection without a word, which could have to wait.
+func (c *clientConn) close() {
+	if t, ok := c.Conn.(*tls.Conn); ok {
+		t.NetConn().Close()
+		return
+	}
+	c.Close()
+}
+
 func (c *Client) dial(ctx context.Context, address string) (net.Conn, error) {
 	network, addr := network(address)
-	return c.dialer.DialContext(ctx, network, addr)
+	conn, err := c.dialer.DialContext(ctx, network, addr)
+	if err != nil || c.opts.TLS == nil || network == "unix" {
+		return conn, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.opts.Silence)
+	defer cancel()
+	secure := tls.Client(conn, c.opts.TLS.Client())
+	if err := secure.HandshakeContext(ctx); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("speak TLS: %w", err)
+	}
+	return secure, nil
 }
 
 func (c *Client) put(addr string, conn *clientConn) {
@@ -199,16 +312,18 @@ func (c *Client) put(addr string, conn *clientConn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed || len(c.idle[addr]) >= maxIdle {
-		conn.Close()
+		conn.close()
 		return
 	}
 	c.idle[addr] = append(c.idle[addr], conn)
 	delete(c.suspect, addr)
 }
 
-// exchange sends a request and takes in the answer. begun tells that a part of
-// the answer came.
-func (c *Client) exchange(ctx context.Context, conn *clientConn, request, dst []byte) (begun bool, err error) {
+var answers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, answerBuffer) }}
+
+// exchange sends requests and takes in their answers. begun tells that a part of
+// an answer came.
+func (c *Client) exchange(ctx context.Context, conn *clientConn, requests [][]byte, fetches []*fetch) (begun bool, err error) {
 	var mu sync.Mutex // orders deadlines: the one of a cancel is the last
 	cancelled := false
 	stop := context.AfterFunc(ctx, func() {
@@ -225,18 +340,50 @@ func (c *Client) exchange(ctx context.Context, conn *clientConn, request, dst []
 			conn.SetDeadline(time.Now().Add(d))
 		}
 	}
-	extend(c.opts.Silence)
-	if _, err := conn.Write(request); err != nil {
-		return false, fmt.Errorf("%w: send a request: %w", ErrPeer, err)
+	in := answers.Get().(*bufio.Reader)
+	in.Reset(conn)
+	defer func() {
+		in.Reset(nil)
+		answers.Put(in)
+	}()
+	sent, ahead := 0, 0 // requests sent, and their bytes that are not answered
+	for i, f := range fetches {
+		var more []byte
+		for sent < len(requests) && (sent == i || sent-i < maxAhead && ahead+len(requests[sent]) <= maxAheadBytes) {
+			more = append(more, requests[sent]...)
+			ahead += len(requests[sent])
+			sent++
+		}
+		if len(more) > 0 {
+			extend(c.opts.Silence)
+			if _, err := conn.Write(more); err != nil {
+				return begun, fmt.Errorf("%w: send a request: %w", ErrPeer, err)
+			}
+		}
+		some, err := c.take(in, f, extend)
+		begun = begun || some
+		if err != nil {
+			return begun, err
+		}
+		ahead -= len(requests[i])
 	}
+	if in.Buffered() > 0 {
+		return true, fmt.Errorf("%w: it answers what was not asked", ErrPeer)
+	}
+	return true, nil
+}
+
+// take takes in one answer. Its error is one of the peer; what the peer answers
+// goes into f.
+func (c *Client) take(in *bufio.Reader, f *fetch, extend func(time.Duration)) (begun bool, err error) {
 	var header [answerHeader]byte
 	for {
 		extend(c.opts.Silence)
-		if n, err := io.ReadFull(conn, header[:]); err != nil {
+		if n, err := io.ReadFull(in, header[:]); err != nil {
 			return begun || n > 0, fmt.Errorf("%w: wait for an answer: %w", ErrPeer, err)
 		}
 		begun = true
-		a, err := parseAnswer(header[:], int64(len(dst)))
+		a, err := parseAnswer(header[:], int64(len(f.dst)))
 		switch {
 		case err != nil:
 			return true, fmt.Errorf("%w: %w", ErrPeer, err)
@@ -244,16 +391,81 @@ func (c *Client) exchange(ctx context.Context, conn *clientConn, request, dst []
 			continue
 		case a.status != wirepb.Status_STATUS_OK:
 			text := make([]byte, a.length)
-			if _, err := io.ReadFull(conn, text); err != nil {
+			if _, err := io.ReadFull(in, text); err != nil {
 				return true, fmt.Errorf("%w: read an answer: %w", ErrPeer, err)
 			}
-			return true, StatusError(a.status, string(text))
+			f.done, f.err = true, StatusError(a.status, string(text))
+			return true, nil
 		}
 		// One deadline for all of it: a peer that trickles is a dead one.
-		extend(c.opts.Silence + time.Duration(len(dst))*time.Second/minRate)
-		if n, err := io.ReadFull(conn, dst); err != nil {
-			return true, fmt.Errorf("%w: byte %d of %d: %w", ErrPeer, n, len(dst), err)
+		extend(c.opts.Silence + time.Duration(len(f.dst))*time.Second/minRate)
+		var sums Sums
+		if a.sums {
+			if sums, err = readSums(in, int64(len(f.dst))); err != nil {
+				return true, fmt.Errorf("%w: read checksums: %w", ErrPeer, err)
+			}
+		}
+		good, err := receive(in, f.dst, sums)
+		switch {
+		case err != nil:
+			return true, fmt.Errorf("%w: %w", ErrPeer, err)
+		case !good:
+			f.err = fmt.Errorf("%w: %d+%d of %s", ErrCorrupt, f.Off, f.N, f.Object.GetPath())
+		default:
+			f.err = nil
+		}
+		f.done = true
+		return true, nil
+	}
+}
+
+// readSums reads the checksums of a range of n bytes.
+func readSums(in io.Reader, n int64) (Sums, error) {
+	var word [4]byte
+	if _, err := io.ReadFull(in, word[:]); err != nil {
+		return Sums{}, err
+	}
+	each := binary.LittleEndian.Uint32(word[:])
+	count, err := sumsCount(each, n)
+	if err != nil {
+		return Sums{}, err
+	}
+	s := Sums{Bytes: int64(each), CRCs: make([]uint32, count)}
+	if count == 1 {
+		s.Bytes = n
+	}
+	for i := range s.CRCs {
+		if _, err := io.ReadFull(in, word[:]); err != nil {
+			return Sums{}, err
+		}
+		s.CRCs[i] = binary.LittleEndian.Uint32(word[:])
+	}
+	return s, nil
+}
+
+// receive fills dst and verifies each stretch while it is in the processor's
+// cache.
+func receive(in io.Reader, dst []byte, sums Sums) (good bool, err error) {
+	if len(sums.CRCs) == 0 {
+		n, err := io.ReadFull(in, dst)
+		if err != nil {
+			return false, fmt.Errorf("byte %d of %d: %w", n, len(dst), err)
 		}
 		return true, nil
 	}
+	good = true
+	got := 0
+	for _, want := range sums.CRCs {
+		var crc uint32
+		for end := min(int64(len(dst)), int64(got)+sums.Bytes); int64(got) < end; {
+			n, err := in.Read(dst[got:min(end, int64(got)+verifyChunk)])
+			crc = crc32.Update(crc, castagnoli, dst[got:got+n])
+			got += n
+			if err != nil && int64(got) < end {
+				return false, fmt.Errorf("byte %d of %d: %w", got, len(dst), err)
+			}
+		}
+		good = good && crc == want
+	}
+	return good, nil
 }

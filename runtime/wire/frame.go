@@ -19,6 +19,8 @@ const (
 	maxObject = 16 << 10
 	// maxMessage bounds the words of an error.
 	maxMessage = 1 << 10
+	// maxSums bounds the checksums of one range.
+	maxSums = 4096
 )
 
 // A request is this header, little-endian, and then the Object as protobuf:
@@ -36,6 +38,13 @@ const (
 //	6  flags u16
 //	8  bytes that follow u64: of the range if the status is OK, else of a message
 //
+// With flag 1 the range is preceded by its checksums: the bytes that each of
+// them is for (u32, the last one for less; 0: one for all), and then the CRC-32C
+// of each stretch (u32), as they were when the bytes came into the cache.
+//
+// Requests may be sent before the answers to former ones have come; answers come
+// in the order of the requests.
+//
 // While an answer takes its time, answers with statusWorking come every second,
 // so that who waits can tell a slow source from a hung peer.
 const (
@@ -43,6 +52,8 @@ const (
 	answerHeader  = 16
 
 	statusWorking wirepb.Status = 101
+
+	answerSums = 1 << 0
 )
 
 var (
@@ -60,6 +71,13 @@ const (
 	FlagFetch Flags = 1 << iota
 	// FlagReader: the bytes go to an application, not into a cache.
 	FlagReader
+	// flagSums: who asks understands checksums.
+	flagSums
+	// flagKeep: there are no bytes to answer; the peer shall get the range from
+	// whoever has it, in its own time.
+	flagKeep
+	// FlagDoubt: what the peer gave did not verify; it looks at its copy again.
+	FlagDoubt
 )
 
 // Range is a request for bytes of one object.
@@ -70,10 +88,26 @@ type Range struct {
 	Flags  Flags
 }
 
-// Answer is the header of an answer.
+// answer is the header of an answer.
 type answer struct {
 	status wirepb.Status
 	length uint64
+	sums   bool
+}
+
+// Sums are the checksums of a range: CRC-32C of each stretch of Bytes, the last
+// one of what is left.
+type Sums struct {
+	Bytes int64
+	CRCs  []uint32
+}
+
+// expects is how many bytes follow the answer if it is well.
+func (r Range) expects() int64 {
+	if r.Flags&flagKeep != 0 {
+		return 0
+	}
+	return r.N
 }
 
 func (r Range) check() error {
@@ -137,8 +171,34 @@ func parseRequest(header, object []byte) (Range, error) {
 func appendAnswer(b []byte, a answer) []byte {
 	b = append(b, answerMagic[:]...)
 	b = binary.LittleEndian.AppendUint16(b, uint16(a.status))
-	b = binary.LittleEndian.AppendUint16(b, 0)
+	var flags uint16
+	if a.sums {
+		flags |= answerSums
+	}
+	b = binary.LittleEndian.AppendUint16(b, flags)
 	return binary.LittleEndian.AppendUint64(b, a.length)
+}
+
+// appendSums encodes the checksums of a range.
+func appendSums(b []byte, s Sums) []byte {
+	b = binary.LittleEndian.AppendUint32(b, uint32(s.Bytes))
+	for _, crc := range s.CRCs {
+		b = binary.LittleEndian.AppendUint32(b, crc)
+	}
+	return b
+}
+
+// sumsCount is how many checksums a range of n bytes has, one for each stretch
+// of so many bytes.
+func sumsCount(each uint32, n int64) (int, error) {
+	if each == 0 || int64(each) >= n {
+		return 1, nil
+	}
+	count := (n + int64(each) - 1) / int64(each)
+	if count > maxSums {
+		return 0, fmt.Errorf("%w: %d checksums", errFrame, count)
+	}
+	return int(count), nil
 }
 
 // parseAnswer decodes the answer to a request for n bytes.
@@ -149,10 +209,12 @@ func parseAnswer(header []byte, n int64) (answer, error) {
 	a := answer{
 		status: wirepb.Status(binary.LittleEndian.Uint16(header[4:])),
 		length: binary.LittleEndian.Uint64(header[8:]),
+		sums:   binary.LittleEndian.Uint16(header[6:])&answerSums != 0,
 	}
 	switch {
 	case a.status == wirepb.Status_STATUS_OK && a.length != uint64(n),
 		a.status == statusWorking && a.length != 0,
+		a.sums && (a.status != wirepb.Status_STATUS_OK || n == 0),
 		a.status != wirepb.Status_STATUS_OK && a.length > maxMessage:
 		return answer{}, fmt.Errorf("%w: status %d with %d bytes", errFrame, a.status, a.length)
 	}

@@ -14,9 +14,17 @@ import (
 )
 
 // DialMaster connects, lazily and for ever, to the master at host:port or
-// unix:/path. A master
-// that has gone without a word is noticed by TCP within half a minute.
-func DialMaster(address string) (*grpc.ClientConn, error) {
+// unix:/path. A master that has gone without a word is noticed by TCP within
+// half a minute.
+func DialMaster(address string) (*grpc.ClientConn, error) { return DialMasterTLS(address, nil) }
+
+// DialMasterTLS is DialMaster over TLS, if t is not nil and the master is not at
+// a Unix socket.
+func DialMasterTLS(address string, t *TLS) (*grpc.ClientConn, error) {
+	secrecy := insecure.NewCredentials()
+	if t != nil && !IsUnix(address) {
+		secrecy = t.Credentials()
+	}
 	dialer := net.Dialer{
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 3},
 		Control: func(network, _ string, c syscall.RawConn) error {
@@ -35,7 +43,7 @@ func DialMaster(address string) (*grpc.ClientConn, error) {
 	// passthrough: each dial asks the name service anew, for a master that moves
 	// has another address.
 	conn, err := grpc.NewClient("passthrough:///"+address,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithTransportCredentials(secrecy),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 			MinConnectTimeout: 3 * time.Second,

@@ -1,23 +1,25 @@
 package wire
 
 import (
+	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"log/slog"
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/millrace/millrace/runtime/wire/wirepb"
 )
 
-// Times of the data plane.
+// Times and bounds of the data plane.
 const (
 	// beat is the pause between two signs of life of an answer in the making.
 	beat = time.Second
@@ -25,10 +27,16 @@ const (
 	silence = 5 * time.Second
 	// connIdle closes a connection that nobody uses.
 	connIdle = 2 * time.Minute
-	// sendChunk is the most that one sendfile call moves, so that the write
-	// deadline is looked at often enough.
-	sendChunk = 4 << 20
-	maxConns  = 4096
+	// maxConns connections are served, maxHostConns of them of one address. One
+	// more takes the place of the one that was idle longest.
+	maxConns     = 4096
+	maxHostConns = 1024
+	// maxServed ranges are worked on at once, maxBatch of one connection.
+	maxServed = 1024
+	maxBatch  = 32
+	// requestBuffer is what a connection holds while it is idle; it takes some
+	// thirty requests.
+	requestBuffer = 4 << 10
 )
 
 // Content is a stretch of a cached file, leased until Close.
@@ -37,28 +45,80 @@ type Content interface {
 	Close() error
 }
 
-// RangeHandler serves the ranges of a Server. The Content has all bytes of the
-// range present. Its error becomes a status (StatusOf).
+// Summed is a Content that knows the checksums of a range; ok is false if it
+// does not.
+type Summed interface {
+	Content
+	Sums(off, n int64) (s Sums, ok bool)
+}
+
+// RangeHandler serves the ranges of a Server. Its errors become a status
+// (StatusOf).
 type RangeHandler interface {
+	// ServeRange gives a Content that has all bytes of the range present.
 	ServeRange(ctx context.Context, r Range) (Content, error)
+	// Keep notes that a range is to be taken in from a peer that has it. It does
+	// not wait for that.
+	Keep(r Range) error
+}
+
+// ServerOptions of a Server; zero values have defaults.
+type ServerOptions struct {
+	// TLS, if not nil, is spoken by all who connect.
+	TLS *TLS
+	// Served, if not nil, is told of each range: how long it took, how many bytes
+	// of it were sent, and how it ended.
+	Served func(r Range, took time.Duration, bytes int64, err error)
+	Logger *slog.Logger
 }
 
 // Server answers ranges on TCP.
 type Server struct {
 	handler RangeHandler
+	opts    ServerOptions
 	log     *slog.Logger
 	beat    time.Duration
-	slots   chan struct{}
+	work    chan struct{}
+	served  atomic.Int64 // ranges that are worked on
 
 	mu    sync.Mutex
-	conns map[net.Conn]struct{}
+	conns map[*serverConn]struct{}
+	hosts map[string]int
 	wg    sync.WaitGroup
 }
 
-// NewServer makes a server; Serve runs it.
-func NewServer(h RangeHandler, log *slog.Logger) *Server {
-	return &Server{handler: h, log: log, beat: beat, slots: make(chan struct{}, maxConns), conns: map[net.Conn]struct{}{}}
+// serverConn is one connection.
+type serverConn struct {
+	net.Conn // TLS or plain
+	host     string
+	// idle is since when it waits for a request, in Unix nanoseconds; 0: it
+	// does not.
+	idle atomic.Int64
 }
+
+// NewServer makes a server; Serve runs it.
+func NewServer(h RangeHandler, o ServerOptions) *Server {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Served == nil {
+		o.Served = func(Range, time.Duration, int64, error) {}
+	}
+	return &Server{
+		handler: h, opts: o, log: o.Logger, beat: beat, work: make(chan struct{}, maxServed),
+		conns: map[*serverConn]struct{}{}, hosts: map[string]int{},
+	}
+}
+
+// Connections is how many peers are connected.
+func (s *Server) Connections() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.conns)
+}
+
+// InFlight is how many ranges are worked on now.
+func (s *Server) InFlight() int64 { return s.served.Load() }
 
 // Serve answers on l until ctx ends; then it closes l and every connection and
 // returns nil when all is quiet.
@@ -68,7 +128,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		for c := range s.conns {
-			c.Close()
+			c.closeNow()
 		}
 	})
 	defer stop()
@@ -88,19 +148,18 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		case err != nil:
 			return fmt.Errorf("accept on %s: %w", l.Addr(), err)
 		}
-		select {
-		case s.slots <- struct{}{}:
-		default:
+		conn := s.admit(c)
+		if conn == nil {
 			c.Close()
 			continue
 		}
-		s.mu.Lock()
-		s.conns[c] = struct{}{}
-		s.mu.Unlock()
 		if ctx.Err() != nil {
-			c.Close()
+			conn.closeNow()
 		}
-		s.wg.Go(func() { s.serve(ctx, c) })
+		s.wg.Go(func() {
+			defer s.dismiss(conn)
+			s.serve(ctx, conn)
+		})
 	}
 }
 
@@ -114,74 +173,304 @@ func acceptAgain(err error) bool {
 	return false
 }
 
-func (s *Server) serve(ctx context.Context, c net.Conn) {
-	defer func() {
-		c.Close()
-		s.mu.Lock()
-		delete(s.conns, c)
-		s.mu.Unlock()
-		<-s.slots
-	}()
-	raw, err := c.(syscall.Conn).SyscallConn()
+// admit takes a connection in, in place of an idle one if there are too many;
+// nil if there is no room for it.
+func (s *Server) admit(c net.Conn) *serverConn {
+	conn := &serverConn{Conn: c, host: hostOf(c)}
+	conn.idle.Store(time.Now().UnixNano())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	of, full := "", len(s.conns) >= maxConns
+	if s.hosts[conn.host] >= maxHostConns {
+		of, full = conn.host, true
+	}
+	if full && !s.evictLocked(of) {
+		return nil
+	}
+	if s.opts.TLS != nil && c.LocalAddr().Network() != "unix" {
+		conn.Conn = tls.Server(newGathering(c), s.opts.TLS.Server())
+	}
+	s.conns[conn] = struct{}{}
+	s.hosts[conn.host]++
+	return conn
+}
+
+// evictLocked closes the connection that was idle longest, of one host or, for
+// "", of any.
+func (s *Server) evictLocked(host string) bool {
+	var oldest *serverConn
+	since := int64(0)
+	for c := range s.conns {
+		if idle := c.idle.Load(); idle != 0 && (host == "" || c.host == host) && (oldest == nil || idle < since) {
+			oldest, since = c, idle
+		}
+	}
+	if oldest == nil {
+		return false
+	}
+	s.removeLocked(oldest)
+	oldest.closeNow()
+	return true
+}
+
+// closeNow ends the connection without a word, which could have to wait.
+func (c *serverConn) closeNow() {
+	if t, ok := c.Conn.(*tls.Conn); ok {
+		t.NetConn().Close()
+		return
+	}
+	c.Close()
+}
+
+func (s *Server) removeLocked(c *serverConn) {
+	if _, in := s.conns[c]; !in {
+		return
+	}
+	delete(s.conns, c)
+	if s.hosts[c.host]--; s.hosts[c.host] == 0 {
+		delete(s.hosts, c.host)
+	}
+}
+
+func (s *Server) dismiss(c *serverConn) {
+	c.closeNow()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.removeLocked(c)
+}
+
+func hostOf(c net.Conn) string {
+	if a, ok := c.RemoteAddr().(*net.TCPAddr); ok {
+		return a.IP.String()
+	}
+	return ""
+}
+
+// serve answers what comes over one connection.
+func (s *Server) serve(ctx context.Context, c *serverConn) {
+	if t, ok := c.Conn.(*tls.Conn); ok {
+		c.SetDeadline(time.Now().Add(silence))
+		c.idle.Store(0)
+		if err := t.HandshakeContext(ctx); err != nil {
+			_ = t.NetConn().(*gathering).flush() // it says why
+			s.log.Warn("a peer is refused", "peer", c.RemoteAddr(), "err", err)
+			return
+		}
+	}
+	out, err := newSink(c.Conn)
 	if err != nil {
 		return
 	}
-	var header [requestHeader]byte
-	object := make([]byte, 0, 512)
+	in := bufio.NewReaderSize(c.Conn, requestBuffer)
 	for {
-		c.SetDeadline(time.Now().Add(connIdle))
-		if _, err := io.ReadFull(c, header[:1]); err != nil {
-			return
-		}
-		c.SetDeadline(time.Now().Add(silence))
-		if _, err := io.ReadFull(c, header[1:]); err != nil {
-			return
-		}
-		n, err := requestObjectBytes(header[:])
+		batch, err := s.receive(c, in)
 		if err != nil {
+			if errors.Is(err, errFrame) {
+				s.log.Warn("bad request on the data plane", "peer", c.RemoteAddr(), "err", err)
+			}
 			return
 		}
-		object = append(object[:0], make([]byte, n)...)
-		if _, err := io.ReadFull(c, object); err != nil {
-			return
-		}
-		r, err := parseRequest(header[:], object)
-		if err != nil {
-			s.log.Warn("bad request on the data plane", "peer", c.RemoteAddr(), "err", err)
-			return
-		}
-		if err := s.answer(ctx, c, raw, r); err != nil {
+		if err := s.answer(ctx, c, out, batch); err != nil {
 			return
 		}
 	}
 }
 
-// answer serves one range. An error means that the connection is of no more use.
-func (s *Server) answer(ctx context.Context, c net.Conn, raw syscall.RawConn, r Range) error {
+// receive waits for a request, and takes those that came with it.
+func (s *Server) receive(c *serverConn, in *bufio.Reader) ([]Range, error) {
+	if in.Buffered() == 0 {
+		now := time.Now()
+		c.idle.Store(now.UnixNano())
+		c.SetDeadline(now.Add(connIdle))
+		_, err := in.Peek(1)
+		c.idle.Store(0)
+		if err != nil {
+			return nil, err
+		}
+	}
+	// One deadline for a whole request: who trickles loses the connection.
+	c.SetDeadline(time.Now().Add(silence))
+	r, err := readRequest(in)
+	batch := []Range{r}
+	for err == nil && len(batch) < maxBatch && wholeRequest(in) {
+		if r, err = readRequest(in); err == nil {
+			batch = append(batch, r)
+		}
+	}
+	return batch, err
+}
+
+// wholeRequest tells that a request can be read without waiting.
+func wholeRequest(in *bufio.Reader) bool {
+	if in.Buffered() < requestHeader {
+		return false
+	}
+	header, _ := in.Peek(requestHeader)
+	n, err := requestObjectBytes(header)
+	return err != nil || in.Buffered() >= requestHeader+n
+}
+
+func readRequest(in *bufio.Reader) (Range, error) {
+	var header [requestHeader]byte
+	if _, err := io.ReadFull(in, header[:]); err != nil {
+		return Range{}, err
+	}
+	n, err := requestObjectBytes(header[:])
+	if err != nil {
+		return Range{}, err
+	}
+	object := make([]byte, n)
+	if _, err := io.ReadFull(in, object); err != nil {
+		return Range{}, err
+	}
+	return parseRequest(header[:], object)
+}
+
+// serving is a range that is worked on.
+type serving struct {
+	done    chan struct{}
+	content Content
+	err     error
+}
+
+// answer serves a batch, in its order. An error means that the connection is of
+// no more use.
+func (s *Server) answer(ctx context.Context, c *serverConn, out *sink, batch []Range) error {
+	start := time.Now()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	var mu sync.Mutex // held while an answer is written, so that no beat falls into it
+	over := false
 	stop := beating(s.beat, func() error {
+		mu.Lock()
+		defer mu.Unlock()
+		if over {
+			return errOver
+		}
 		c.SetWriteDeadline(time.Now().Add(silence))
-		_, err := c.Write(appendAnswer(nil, answer{status: statusWorking}))
+		err := out.write(appendAnswer(nil, answer{status: statusWorking}), true)
 		if err != nil {
 			cancel() // nobody waits any more
 		}
 		return err
 	})
-	content, err := s.handler.ServeRange(ctx, r)
-	stop()
-	c.SetWriteDeadline(time.Now().Add(silence))
+	defer stop()
+	all := make([]*serving, len(batch))
+	for i, r := range batch {
+		all[i] = &serving{}
+		if len(batch) > 1 { // each may wait for the source
+			all[i].done = make(chan struct{})
+			s.wg.Go(func() {
+				defer close(all[i].done)
+				all[i].content, all[i].err = s.work1(ctx, r)
+			})
+		}
+	}
+	var failed error
+	for i, r := range batch {
+		one := all[i]
+		if one.done != nil {
+			<-one.done
+		} else {
+			one.content, one.err = s.work1(ctx, r)
+		}
+		if failed == nil {
+			mu.Lock()
+			c.SetWriteDeadline(time.Now().Add(silence))
+			over = i == len(batch)-1
+			failed = s.write(c, out, r, one, over)
+			over = over || failed != nil
+			mu.Unlock()
+			if failed != nil {
+				cancel()
+			}
+		}
+		if one.content != nil {
+			one.content.Close()
+		}
+		err, sent := one.err, int64(0)
+		switch {
+		case err == nil && failed == nil:
+			sent = r.expects()
+		case err == nil:
+			err = fmt.Errorf("%w: %w", ErrPeer, failed)
+		}
+		s.opts.Served(r, time.Since(start), sent, err)
+	}
+	return failed
+}
+
+var errOver = errors.New("the last answer was sent")
+
+// work1 has the handler serve one range.
+func (s *Server) work1(ctx context.Context, r Range) (Content, error) {
+	select {
+	case s.work <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	s.served.Add(1)
+	defer func() {
+		s.served.Add(-1)
+		<-s.work
+	}()
+	if r.Flags&flagKeep != 0 {
+		return nil, s.handler.Keep(r)
+	}
+	return s.handler.ServeRange(ctx, r)
+}
+
+// write sends one answer; last has what was gathered sent too.
+func (s *Server) write(c *serverConn, out *sink, r Range, one *serving, last bool) error {
+	if one.err != nil {
+		text := words(one.err)
+		b := appendAnswer(make([]byte, 0, answerHeader+len(text)), answer{status: StatusOf(one.err), length: uint64(len(text))})
+		return out.write(append(b, text...), last)
+	}
+	a := answer{status: wirepb.Status_STATUS_OK, length: uint64(r.expects())}
+	if one.content == nil {
+		return out.write(appendAnswer(nil, a), last)
+	}
+	var sums Sums
+	if r.Flags&flagSums != 0 {
+		if content, ok := one.content.(Summed); ok {
+			sums, a.sums = content.Sums(r.Off, r.N)
+			a.sums = a.sums && len(sums.CRCs) <= maxSums
+		}
+	}
+	file := one.content.File()
+	if r.N > smallRange {
+		head := appendAnswer(make([]byte, 0, answerHeader+4+4*len(sums.CRCs)), a)
+		if a.sums {
+			head = appendSums(head, sums)
+		}
+		return out.file(head, file, r.Off, r.N)
+	}
+	// One copy costs less than the calls that it saves, and the bytes are at hand
+	// for a checksum where no whole block gives one.
+	sum := !a.sums && r.Flags&flagSums != 0
+	if sum {
+		sums, a.sums = Sums{CRCs: make([]uint32, 1)}, true
+	}
+	head := answerHeader
+	if a.sums {
+		head += 4 + 4*len(sums.CRCs)
+	}
+	b, err := out.grow(head + int(r.N))
 	if err != nil {
-		text := words(err)
-		b := appendAnswer(make([]byte, 0, answerHeader+len(text)), answer{StatusOf(err), uint64(len(text))})
-		_, err := c.Write(append(b, text...))
 		return err
 	}
-	defer content.Close()
-	if _, err := c.Write(appendAnswer(nil, answer{wirepb.Status_STATUS_OK, uint64(r.N)})); err != nil {
-		return err
+	p := b[head:]
+	if _, err := file.ReadAt(p, r.Off); err != nil {
+		return fmt.Errorf("read %d bytes at %d of a cached file: %w", r.N, r.Off, err)
 	}
-	return sendfile(c, raw, content.File(), r.Off, r.N)
+	if sum {
+		sums.CRCs[0] = crc32.Checksum(p, castagnoli)
+	}
+	if b = appendAnswer(b[:0], a); a.sums {
+		appendSums(b, sums)
+	}
+	return out.commit(head+int(r.N), last)
 }
 
 // beating calls sign every period, until its stop returns or sign fails. No
@@ -205,36 +494,4 @@ func beating(period time.Duration, sign func() error) (stop func()) {
 		defer mu.Unlock()
 		stopped = true
 	}
-}
-
-// sendfile moves a range from the page cache into the socket. It keeps its own
-// offset, so one descriptor serves many connections.
-func sendfile(c net.Conn, raw syscall.RawConn, f *os.File, off, n int64) error {
-	file, err := f.SyscallConn()
-	if err != nil {
-		return err
-	}
-	for n > 0 {
-		c.SetWriteDeadline(time.Now().Add(silence))
-		var sent int
-		var errSend error
-		errFile := file.Control(func(src uintptr) {
-			err = raw.Write(func(dst uintptr) bool {
-				sent, errSend = unix.Sendfile(int(dst), int(src), &off, int(min(n, sendChunk)))
-				return errSend != unix.EAGAIN && errSend != unix.EINTR
-			})
-		})
-		switch {
-		case errFile != nil:
-			return errFile
-		case err != nil:
-			return err
-		case errSend != nil:
-			return os.NewSyscallError("sendfile", errSend)
-		case sent == 0:
-			return io.ErrUnexpectedEOF
-		}
-		n -= int64(sent)
-	}
-	return nil
 }

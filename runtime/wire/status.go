@@ -20,6 +20,9 @@ var (
 	// ErrPeer: the other side is gone, hung or speaks nonsense. It says nothing
 	// about the object.
 	ErrPeer = errors.New("peer failed")
+	// ErrCorrupt: the bytes that came are not those that the other side took in.
+	// It is not held against the peer, which may have others that are good.
+	ErrCorrupt = errors.New("bytes from a peer do not match their checksum")
 )
 
 // statusNotCached is the one status that only the data plane has.
@@ -39,6 +42,38 @@ var statuses = []struct {
 	{wirepb.Status_STATUS_UNAVAILABLE, context.DeadlineExceeded},
 	{wirepb.Status_STATUS_UNAVAILABLE, context.Canceled},
 	{wirepb.Status_STATUS_INVALID, source.ErrInvalid},
+}
+
+// kinds name errors in metrics; the first that fits.
+var kinds = []struct {
+	err  error
+	name string
+}{
+	{ErrCorrupt, "corrupt"},
+	{ErrPeer, "peer"},
+	{ErrNotCached, "not_cached"},
+	{ErrNoSpace, "no_space"},
+	{source.ErrChanged, "changed"},
+	{source.ErrNotExist, "not_exist"},
+	{source.ErrDenied, "denied"},
+	{context.Canceled, "cancelled"},
+	{source.ErrUnavailable, "unavailable"},
+	{context.DeadlineExceeded, "unavailable"},
+	{source.ErrInvalid, "invalid"},
+}
+
+// Kind is the name of a kind of error, for metrics: "ok" for none, "internal"
+// for what has no kind.
+func Kind(err error) string {
+	if err == nil {
+		return "ok"
+	}
+	for _, k := range kinds {
+		if errors.Is(err, k.err) {
+			return k.name
+		}
+	}
+	return "internal"
 }
 
 // StatusOf is how an error travels.

@@ -32,6 +32,9 @@ const (
 	asOwner
 	// asGuest: the block passes through on its way to a reader of this node.
 	asGuest
+	// asCopy: it is an owner and another one has the block; the source is not
+	// read for it, and no peer reads it.
+	asCopy
 )
 
 const (
@@ -56,11 +59,28 @@ type fetcher struct {
 	peer, source chan struct{}
 	buffers      sync.Pool
 
-	full     atomic.Int64 // Unix nanoseconds until when, 0 if it is not
-	fullSize atomic.Int64 // of the block that had no room
+	// There may be room for what this worker owns when there is none for guests.
+	fullForGuests, fullForOwned fullness
 
 	mu      sync.Mutex
 	flights map[flightKey]*flight
+}
+
+// fullness remembers that there was no room.
+type fullness struct {
+	until atomic.Int64 // Unix nanoseconds, 0 if there is room
+	size  atomic.Int64 // of the block that had none
+}
+
+func (f *fullness) note(n int64) {
+	f.size.Store(n)
+	f.until.Store(time.Now().Add(fullFor).UnixNano())
+}
+
+// now tells that a block of n bytes had no room a moment ago.
+func (f *fullness) now(n int64) bool {
+	until := f.until.Load()
+	return until != 0 && n >= f.size.Load() && time.Now().UnixNano() < until
 }
 
 type flightKey struct {
@@ -120,7 +140,7 @@ func (f *fetcher) ensure(ctx context.Context, file *store.File, o *wirepb.Object
 	}
 	flights := make([]*flight, 0, len(missing))
 	for _, block := range missing {
-		if f.isFull(blockLength(file, block)) {
+		if f.isFull(file, o, block, r) {
 			err = fmt.Errorf("%w: the cache is full", wire.ErrNoSpace)
 			break
 		}
@@ -159,7 +179,7 @@ func (f *fetcher) ahead(file *store.File, o *wirepb.Object, off, n int64, each f
 		f.mu.Lock()
 		busy := len(f.flights) >= maxAhead
 		f.mu.Unlock()
-		if busy || f.isFull(blockLength(file, block)) {
+		if busy || f.isFull(file, o, block, asGuest) {
 			break
 		}
 		fl := f.fly(file, o, block, asGuest)
@@ -188,6 +208,7 @@ func (f *fetcher) fly(file *store.File, o *wirepb.Object, block int, r role) *fl
 	off := int64(block) * file.BlockBytes()
 	owners := f.w.view.Owners(o.GetKey(), off)
 	switch me := peers.Index(owners, f.w.cfg.Name); {
+	case r == asCopy:
 	case me == 0, len(owners) == 0:
 		r = asServer
 	case me > 0 && r == asGuest:
@@ -216,7 +237,7 @@ func (f *fetcher) fly(file *store.File, o *wirepb.Object, block int, r role) *fl
 
 // fetch gets one block and stores it.
 func (f *fetcher) fetch(o *wirepb.Object, block int, off, n int64, r role, owners []*wirepb.Member) (from string, err error) {
-	owned := r == asOwner || r == asServer && (len(owners) == 0 || peers.Index(owners, f.w.cfg.Name) >= 0)
+	owned := r == asOwner || r == asCopy || r == asServer && (len(owners) == 0 || peers.Index(owners, f.w.cfg.Name) >= 0)
 	file, err := f.w.acquire(o, !owned)
 	if err != nil {
 		return "", err
@@ -225,23 +246,35 @@ func (f *fetcher) fetch(o *wirepb.Object, block int, off, n int64, r role, owner
 	if file.Has(block) {
 		return fromLocal, nil
 	}
+	start := time.Now()
 	from, err = f.bring(file, o, block, off, n, r, owners)
+	f.w.m.fetchSeconds.WithLabelValues(from).Observe(time.Since(start).Seconds())
 	if err != nil {
 		if errors.Is(err, wire.ErrNoSpace) {
-			f.fullSize.Store(n)
-			f.full.Store(time.Now().Add(fullFor).UnixNano())
+			full := &f.fullForOwned
+			if !owned {
+				full = &f.fullForGuests
+			}
+			full.note(n)
 		}
-		f.w.m.failures.WithLabelValues(from, wire.StatusOf(err).String()).Inc()
+		f.w.m.failures.WithLabelValues(from, wire.Kind(err)).Inc()
 		return from, err
 	}
 	f.w.m.fetched.WithLabelValues(from).Add(float64(n))
+	if owned && (r == asServer || from == fromSource) {
+		f.w.copies.have(o, off, n, owners)
+	}
 	return from, nil
 }
 
-// isFull tells that a block of n bytes had no room a moment ago.
-func (f *fetcher) isFull(n int64) bool {
-	until := f.full.Load()
-	return until != 0 && n >= f.fullSize.Load() && time.Now().UnixNano() < until
+// isFull tells that there was no room a moment ago for such a block.
+func (f *fetcher) isFull(file *store.File, o *wirepb.Object, block int, r role) bool {
+	n := blockLength(file, block)
+	if f.fullForOwned.now(n) {
+		return true
+	}
+	return r == asGuest && f.fullForGuests.now(n) &&
+		peers.Index(f.w.view.Owners(o.GetKey(), int64(block)*file.BlockBytes()), f.w.cfg.Name) < 0
 }
 
 // bring stores a block, from the first who gives it: peers, then the source.
@@ -258,6 +291,9 @@ func (f *fetcher) bring(file *store.File, o *wirepb.Object, block int, off, n in
 	done, err := f.fromPeers(file, o, block, off, n, f.asks(r, owners, f.w.view.Former(o.GetKey(), off)))
 	if done {
 		return fromRemote, err
+	}
+	if r == asCopy {
+		return fromRemote, wire.ErrNotCached
 	}
 	if r != asServer {
 		release, err := f.slot(f.source)
@@ -295,7 +331,7 @@ func (f *fetcher) fromPeers(file *store.File, o *wirepb.Object, block int, off, 
 			return true, err
 		}
 		if !errors.Is(err, wire.ErrNotCached) {
-			f.w.m.failures.WithLabelValues(fromRemote, wire.StatusOf(err).String()).Inc()
+			f.w.m.failures.WithLabelValues(fromRemote, wire.Kind(err)).Inc()
 			f.w.log.Debug("an owner does not give a block", "owner", ask.addr, "path", o.GetPath(), "off", off, "err", err)
 		}
 	}
@@ -316,7 +352,7 @@ type ask struct {
 // who owned it before others joined are asked last, for what they have.
 func (f *fetcher) asks(r role, owners, former []*wirepb.Member) []ask {
 	var out []ask
-	before := r != asServer
+	before := r != asServer && r != asCopy
 	for _, m := range owners {
 		if m.GetName() == f.w.cfg.Name {
 			before = false // from here on, owners read the source after this one

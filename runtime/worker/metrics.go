@@ -1,9 +1,12 @@
 package worker
 
 import (
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/millrace/millrace/runtime/store"
+	"github.com/millrace/millrace/runtime/wire"
 )
 
 // Where bytes came from.
@@ -21,9 +24,19 @@ type metrics struct {
 	fetched  *prometheus.CounterVec // bytes that came into the cache, by where from
 	given    *prometheus.CounterVec // bytes given to readers, by where from
 	failures *prometheus.CounterVec // fetches of a block that failed, by kind
+	copies   *prometheus.CounterVec // ranges that other owners were told of, or that were copied from them
+
+	fetchSeconds *prometheus.HistogramVec // of a block, by where from
+	served       *prometheus.CounterVec   // ranges that peers asked for, by how they ended
+	servedBytes  prometheus.Counter
+	serveSeconds prometheus.Histogram
 }
 
-func newMetrics(r prometheus.Registerer, st *store.Store) *metrics {
+// seconds are the buckets of latencies: from a block in memory to a source that
+// is slow.
+var seconds = prometheus.ExponentialBuckets(50e-6, 3, 13)
+
+func newMetrics(r prometheus.Registerer, st *store.Store, data *wire.Server) *metrics {
 	m := &metrics{
 		registerer: r,
 		fetched: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -35,8 +48,31 @@ func newMetrics(r prometheus.Registerer, st *store.Store) *metrics {
 		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "millrace_worker_fetch_failures_total", Help: "Fetches of a block that failed, by where from and kind.",
 		}, []string{"from", "kind"}),
+		copies: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "millrace_worker_copies_total", Help: "Ranges that other owners were told of, and ranges that were copied from them, by how it ended.",
+		}, []string{"what", "kind"}),
+		fetchSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "millrace_worker_fetch_seconds", Help: "How long a block took to come into the cache, by where from.", Buckets: seconds,
+		}, []string{"from"}),
+		served: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "millrace_worker_ranges_total", Help: "Ranges that peers and readers of other nodes asked for, by how they ended.",
+		}, []string{"kind"}),
+		servedBytes: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "millrace_worker_range_bytes_total", Help: "Bytes sent to peers and to readers of other nodes.",
+		}),
+		serveSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "millrace_worker_range_seconds", Help: "How long a range that a peer asked for took, from its request to its last byte.", Buckets: seconds,
+		}),
 	}
-	m.all = []prometheus.Collector{m.fetched, m.given, m.failures, tiers{st}}
+	m.all = []prometheus.Collector{
+		m.fetched, m.given, m.failures, m.copies, m.fetchSeconds, m.served, m.servedBytes, m.serveSeconds, tiers{st},
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "millrace_worker_peer_connections", Help: "Connections of peers and of readers of other nodes.",
+		}, func() float64 { return float64(data.Connections()) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "millrace_worker_ranges_in_flight", Help: "Ranges that are worked on for peers now.",
+		}, func() float64 { return float64(data.InFlight()) }),
+	}
 	if r != nil {
 		for _, c := range m.all {
 			r.MustRegister(c)
@@ -47,7 +83,7 @@ func newMetrics(r prometheus.Registerer, st *store.Store) *metrics {
 
 // DescribeMetrics registers the metrics of a worker that holds nothing, for the
 // table of all metrics.
-func DescribeMetrics(r prometheus.Registerer) { newMetrics(r, nil) }
+func DescribeMetrics(r prometheus.Registerer) { newMetrics(r, nil, nil) }
 
 func (m *metrics) unregister() {
 	if m.registerer == nil {
@@ -56,6 +92,13 @@ func (m *metrics) unregister() {
 	for _, c := range m.all {
 		m.registerer.Unregister(c)
 	}
+}
+
+// serve counts a range that was served to a peer.
+func (m *metrics) serve(_ wire.Range, took time.Duration, bytes int64, err error) {
+	m.served.WithLabelValues(wire.Kind(err)).Inc()
+	m.servedBytes.Add(float64(bytes))
+	m.serveSeconds.Observe(took.Seconds())
 }
 
 var (

@@ -17,7 +17,45 @@ type dataHandler struct{ w *Worker }
 
 var _ wire.RangeHandler = dataHandler{}
 
-// content is a leased file with a descriptor.
+// stretch is a leased file that a range is sent from.
+type stretch struct {
+	cached *store.File
+	data   *os.File
+}
+
+var _ wire.Summed = stretch{}
+
+func newStretch(f *store.File) (wire.Content, error) {
+	data, err := f.Data()
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("open cached file %s: %w", f.Key(), err)
+	}
+	return stretch{f, data}, nil
+}
+
+func (s stretch) File() *os.File { return s.data }
+
+func (s stretch) Close() error { return s.cached.Close() }
+
+// Sums implements wire.Summed for ranges of whole blocks.
+func (s stretch) Sums(off, n int64) (wire.Sums, bool) {
+	each := s.cached.BlockBytes()
+	if off%each != 0 || n%each != 0 && off+n != s.cached.Size() {
+		return wire.Sums{}, false
+	}
+	sums := wire.Sums{Bytes: each, CRCs: make([]uint32, 0, (n+each-1)/each)}
+	for block := int(off / each); int64(block)*each < off+n; block++ {
+		crc, ok := s.cached.Checksum(block)
+		if !ok {
+			return wire.Sums{}, false
+		}
+		sums.CRCs = append(sums.CRCs, crc)
+	}
+	return sums, true
+}
+
+// content is a leased file with a descriptor for other processes.
 type content struct {
 	cached *store.File
 	fd     *os.File
@@ -41,8 +79,34 @@ func (c *content) Close() error {
 	return c.cached.Close()
 }
 
+// Keep implements wire.RangeHandler: only an owner takes in what it is told of.
+func (h dataHandler) Keep(r wire.Range) error {
+	if peers.Index(h.w.view.Owners(r.Object.GetKey(), r.Off), h.w.cfg.Name) < 0 {
+		return wire.ErrNotCached
+	}
+	if !h.w.copies.told(r) {
+		return fmt.Errorf("%w: too much is to be copied already", wire.ErrNoSpace)
+	}
+	return nil
+}
+
+// recheck reads the blocks of a range again for a peer to whom they came wrong.
+func (w *Worker) recheck(o *wirepb.Object, off, n int64) {
+	file, ok := w.store.Lookup(store.Key(o.GetKey()))
+	if !ok {
+		return
+	}
+	defer file.Close()
+	for block := int(off / file.BlockBytes()); int64(block)*file.BlockBytes() < off+n; block++ {
+		file.Recheck(block)
+	}
+}
+
 func (h dataHandler) ServeRange(ctx context.Context, r wire.Range) (wire.Content, error) {
 	w, o := h.w, r.Object
+	if r.Flags&wire.FlagDoubt != 0 {
+		w.recheck(o, r.Off, r.N)
+	}
 	var file *store.File
 	if r.Flags&wire.FlagFetch == 0 {
 		var ok bool
@@ -53,7 +117,7 @@ func (h dataHandler) ServeRange(ctx context.Context, r wire.Range) (wire.Content
 			file.Close()
 			return nil, wire.ErrNotCached
 		}
-		return newContent(file)
+		return newStretch(file)
 	}
 	owner := peers.Index(w.view.Owners(o.GetKey(), r.Off), w.cfg.Name) >= 0
 	file, err := w.acquire(o, !owner)
@@ -68,7 +132,7 @@ func (h dataHandler) ServeRange(ctx context.Context, r wire.Range) (wire.Content
 	if r.Flags&wire.FlagReader != 0 {
 		w.gave(tally{remote: r.N - got.source, source: got.source})
 	}
-	return newContent(file)
+	return newStretch(file)
 }
 
 // gave counts bytes for the metrics and the master.

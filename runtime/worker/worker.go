@@ -41,7 +41,8 @@ type Config struct {
 	BlockBytes int64
 	// SourceReads and PeerReads bound what is read at once, in blocks; 8 each if 0.
 	SourceReads, PeerReads int
-	// Peers are the times of the data plane.
+	// Peers are the times and the TLS of the data plane; its TLS is also that of
+	// the master.
 	Peers      wire.ClientOptions
 	Version    string
 	Registerer prometheus.Registerer // nil: no metrics are served
@@ -65,6 +66,8 @@ type Worker struct {
 	m       *metrics
 	report  *report
 	fetch   *fetcher
+	copies  *copies
+	server  *wire.Server
 
 	// retire is held shared while a file is acquired, and exclusively to retire.
 	retire  sync.RWMutex
@@ -118,12 +121,16 @@ func New(cfg Config) (_ *Worker, err error) {
 			return nil, fmt.Errorf("listen for the readers of this node: %w", err)
 		}
 	}
-	if w.conn, err = wire.DialMaster(cfg.Master); err != nil {
+	if w.conn, err = wire.DialMasterTLS(cfg.Master, cfg.Peers.TLS); err != nil {
 		return nil, err
 	}
 	w.master = wirepb.NewMasterClient(w.conn)
-	w.m = newMetrics(cfg.Registerer, w.store)
-	w.fetch = newFetcher(w)
+	w.server = wire.NewServer(dataHandler{w}, wire.ServerOptions{
+		TLS: cfg.Peers.TLS, Logger: w.log,
+		Served: func(r wire.Range, took time.Duration, bytes int64, err error) { w.m.serve(r, took, bytes, err) },
+	})
+	w.m = newMetrics(cfg.Registerer, w.store, w.server)
+	w.fetch, w.copies = newFetcher(w), newCopies(w)
 	return w, nil
 }
 
@@ -135,7 +142,8 @@ func (w *Worker) Run(ctx context.Context) error {
 	w.fetch.start(ctx)
 	waited := time.AfterFunc(knownWait, w.membersKnown)
 	defer waited.Stop()
-	g.Go(func() error { return wire.NewServer(dataHandler{w}, w.log).Serve(ctx, w.data) })
+	g.Go(func() error { return w.server.Serve(ctx, w.data) })
+	g.Go(func() error { return w.copies.run(ctx) })
 	if w.local != nil {
 		g.Go(func() error { return wire.NewLocalServer(localHandler{w}, w.log).Serve(ctx, w.local) })
 	}
