@@ -89,7 +89,7 @@ type Parent struct{ pipe *os.File }
 // FindParent looks for the parent that Spawn left word of.
 func FindParent() *Parent {
 	fd, err := strconv.Atoi(os.Getenv(envReport))
-	os.Unsetenv(envReport)
+	_ = os.Unsetenv(envReport) // it fails for malformed names only
 	if err != nil {
 		return nil
 	}
