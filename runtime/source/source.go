@@ -78,6 +78,14 @@ type Walker interface {
 	Walk(ctx context.Context, dir string, each func(Object) error) error
 }
 
+// Omitter is a Store that tells what its listings leave out without an error,
+// because no file system could show it under a name of its own.
+type Omitter interface {
+	// Omitted counts the names left out since the Store was opened; each
+	// listing counts anew.
+	Omitted() int64
+}
+
 // Config is what a Store is opened from.
 type Config struct {
 	// MountPoint as in the Dataset: s3://bucket/prefix, pvc://claim/sub …

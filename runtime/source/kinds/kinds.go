@@ -23,8 +23,11 @@ func Open(ctx context.Context, c source.Config) (source.Store, error) {
 	if !found {
 		return nil, fmt.Errorf("open source %q: write it as scheme://…, such as s3://bucket/prefix or pvc://claim: %w", c.MountPoint, source.ErrInvalid)
 	}
+	if claim, sub, ok := contract.PVCClaim(c.MountPoint); ok {
+		return posix.OpenBelow(contract.PVCDir(claim), sub, c)
+	}
 	if dir, ok := contract.SourceDir(c.MountPoint); ok {
-		return posix.Open(dir, c.MountPoint)
+		return posix.OpenBelow(dir, "", c)
 	}
 	if scheme == "pvc" {
 		return nil, fmt.Errorf("open source %s: write it as pvc://claim or pvc://claim/directory: %w", c.MountPoint, source.ErrInvalid)

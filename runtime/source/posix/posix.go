@@ -4,240 +4,230 @@ package posix
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
-	"io/fs"
-	"os"
 	"path"
 	"strings"
-	"syscall"
+	"sync"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/millrace/millrace/runtime/source"
 )
 
-// Store reads below one directory and never leaves it: symbolic links are
-// followed by the readers of the cache, not here, and paths with links that
-// lead out are refused by the kernel.
+// Options of a mount.
+const (
+	// OptionIdentity chooses what tells two versions of a file apart: "mtime"
+	// (size and modification time), "ctime" (these, the time of the last change
+	// of any kind and the inode number), or "auto", the default.
+	OptionIdentity = "identity"
+	// OptionLinkRoot is the directory where those who write the data have it
+	// mounted: absolute links below it are links inside the mount.
+	OptionLinkRoot = "link-root"
+	// OptionTimeout is how long a file system that others serve may be silent.
+	OptionTimeout = "timeout"
+)
+
+// defaultTimeout of a file system that others serve.
+const defaultTimeout = 30 * time.Second
+
+// Store reads below one directory and never leaves it: the kernel resolves each
+// path beneath the directory, links within it included, and refuses what leads
+// out. A link at the end of a path is given as a link.
 type Store struct {
-	root *os.Root
-	name string
+	name     string
+	dir, sub string
+	// roots are absolute directories whose links lie inside the mount.
+	roots    []string
+	identity identity
+	gate     *gate
+	omitted  atomic.Int64
+
+	mu     sync.Mutex
+	root   *handle
+	closed bool
 }
 
-var _ source.Store = (*Store)(nil)
+var (
+	_ source.Store   = (*Store)(nil)
+	_ source.Omitter = (*Store)(nil)
+)
 
 // Open opens dir; name is the mount point as its user wrote it, for errors.
 func Open(dir, name string) (*Store, error) {
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return nil, fmt.Errorf("open source %s: %w", name, classify(err))
+	return OpenBelow(dir, "", source.Config{MountPoint: name})
+}
+
+// OpenBelow opens the directory sub below dir, which no link leads out of.
+func OpenBelow(dir, sub string, c source.Config) (*Store, error) {
+	s := &Store{name: strings.TrimRight(c.MountPoint, "/"), dir: dir, sub: strings.Trim(path.Clean("/"+sub), "/")}
+	invalid := func(option, v, want string) error {
+		return fmt.Errorf("open source %s: option %s is %q, want %s: %w", c.MountPoint, option, v, want, source.ErrInvalid)
 	}
-	return &Store{root: root, name: name}, nil
+	timeout := defaultTimeout
+	if v := c.Options[OptionTimeout]; v != "" {
+		var err error
+		if timeout, err = time.ParseDuration(v); err != nil || timeout <= 0 {
+			return nil, invalid(OptionTimeout, v, "a duration such as 30s")
+		}
+	}
+	if v := c.Options[OptionLinkRoot]; v != "" {
+		if !path.IsAbs(v) {
+			return nil, invalid(OptionLinkRoot, v, "an absolute path")
+		}
+		s.roots = append(s.roots, path.Clean(v))
+	}
+	local, isLocal := strings.CutPrefix(s.name, "local://")
+	if isLocal {
+		s.roots = append(s.roots, path.Clean("/"+local))
+	}
+	s.roots = append(s.roots, path.Join(dir, s.sub))
+
+	// What is mounted here is not known yet, so neither is whether it answers.
+	s.gate = newGate(timeout)
+	type opened struct {
+		root *handle
+		kind fileSystem
+	}
+	got, err := call(context.Background(), s.gate, func() (opened, error) {
+		root, err := openRoot(dir, s.sub)
+		return opened{root, fileSystemOf(root)}, err
+	}, func(o opened) { o.root.release() })
+	if err != nil {
+		return nil, fmt.Errorf("open source %s: %w", c.MountPoint, classify(err))
+	}
+	s.root = got.root
+	switch v := c.Options[OptionIdentity]; v {
+	case "", "auto":
+		s.identity = got.kind.identity(isLocal)
+	case "mtime":
+		s.identity = byMtime
+	case "ctime":
+		s.identity = byInode
+		if !got.kind.stableInodes {
+			s.identity = byCtime
+		}
+	default:
+		s.root.release()
+		return nil, invalid(OptionIdentity, v, "auto, mtime or ctime")
+	}
+	if got.kind.local {
+		s.gate = nil
+	}
+	return s, nil
 }
 
 // String is the mount point.
 func (s *Store) String() string { return s.name }
 
-// Close lets go of the directory.
-func (s *Store) Close() error { return s.root.Close() }
+// Omitted is how many names listings have left out because no reader could
+// have asked for them.
+func (s *Store) Omitted() int64 { return s.omitted.Load() }
+
+// Close lets go of the directory, after the calls that are under way.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed {
+		s.closed = true
+		s.root.release()
+	}
+	return nil
+}
 
 // Stat looks up one path without following a link at its end.
-func (s *Store) Stat(_ context.Context, p string) (source.Object, error) {
-	info, err := s.root.Lstat(local(p))
-	if err != nil {
-		return source.Object{}, s.failed("stat", p, err)
-	}
-	o, ok, err := s.object(p, info)
-	if err != nil {
+func (s *Store) Stat(ctx context.Context, p string) (source.Object, error) {
+	if err := ctx.Err(); err != nil {
 		return source.Object{}, err
 	}
-	if !ok {
-		return source.Object{}, fmt.Errorf("stat %s/%s: a %s is not served: %w", s.name, p, info.Mode().Type(), source.ErrNotExist)
+	o, err := call(ctx, s.gate, func() (source.Object, error) {
+		at, err := s.open(p, unix.O_PATH|unix.O_NOFOLLOW)
+		if err != nil {
+			return source.Object{}, err
+		}
+		defer unix.Close(at)
+		var st unix.Statx_t
+		// A client that keeps attributes asks its server: who wants to know
+		// about one path has heard that it changed.
+		if err := statx(at, "", unix.AT_EMPTY_PATH|unix.AT_STATX_FORCE_SYNC, &st); err != nil {
+			return source.Object{}, err
+		}
+		o, ok, err := s.object(p, at, "", &st)
+		if err == nil && !ok {
+			err = fmt.Errorf("%w: a %s is not served", source.ErrNotExist, typeName(&st))
+		}
+		return o, err
+	}, nil)
+	if err != nil {
+		return source.Object{}, s.failed("stat", p, err)
 	}
 	return o, nil
 }
 
-// List reads one directory. Sockets, pipes and devices are left out; entries
-// that vanish while it reads are, too.
-func (s *Store) List(ctx context.Context, dir string, each func(source.Object) error) error {
-	f, err := s.root.Open(local(dir))
-	if err != nil {
-		return s.failed("list", dir, err)
-	}
-	defer f.Close()
-	for {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		entries, err := f.ReadDir(1024)
-		for _, e := range entries {
-			info, err := e.Info()
-			if errors.Is(err, fs.ErrNotExist) {
-				continue
-			}
-			if err != nil {
-				return s.failed("list", dir, err)
-			}
-			o, ok, err := s.object(path.Join(dir, e.Name()), info)
-			if errors.Is(err, source.ErrNotExist) || err == nil && !ok {
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			if err := each(o); err != nil {
-				return err
-			}
-		}
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return s.failed("list", dir, err)
-		}
-	}
-}
-
-// Open reads a range of the version o. Its version is compared before the first
-// byte and after the last, so bytes of another version end in ErrChanged.
-func (s *Store) Open(ctx context.Context, o source.Object, off, n int64) (io.ReadCloser, error) {
-	// Without blocking: a pipe may have taken the place of the file.
-	f, err := s.root.OpenFile(local(o.Path), os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, s.failed("open", o.Path, err)
-	}
-	end := o.Size
-	if n < o.Size-off {
-		end = off + max(n, 0)
-	}
-	r := &reader{store: s, file: f, object: o, off: off, end: end}
-	if err := settle(ctx, o.ModTime); err != nil {
-		f.Close()
-		return nil, err
-	}
-	if err := r.unchanged(); err != nil {
-		f.Close()
-		return nil, err
-	}
-	return r, nil
-}
-
-// settle waits until a write to a file that was just modified would change its
-// modification time: kernels count in ticks of up to 10 ms, some file systems
-// in whole seconds. Before that, one version may have two contents.
-func settle(ctx context.Context, modified time.Time) error {
-	tick := 20 * time.Millisecond
-	if modified.Nanosecond() == 0 {
-		tick = time.Second
-	}
-	wait := time.Until(modified.Add(tick))
-	if wait <= 0 || wait > tick { // the latter is a clock that goes ahead
-		return nil
-	}
-	select {
-	case <-time.After(wait):
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-func (s *Store) object(p string, info fs.FileInfo) (o source.Object, ok bool, err error) {
-	o = source.Object{Path: p, ModTime: info.ModTime(), Mode: uint32(info.Mode().Perm())}
-	switch info.Mode().Type() {
-	case 0:
-		o.Size = info.Size()
-	case fs.ModeDir:
+// object is what st says of the entry name in the directory at, or of at itself
+// without a name; ok is false for what is not served.
+func (s *Store) object(p string, at int, name string, st *unix.Statx_t) (o source.Object, ok bool, err error) {
+	o = source.Object{Path: p, ModTime: when(st.Mtime), Mode: uint32(st.Mode) & 0o777}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		o.Size = int64(st.Size)
+		o.ETag = s.identity.tag(st)
+	case unix.S_IFDIR:
 		o.Dir = true
-	case fs.ModeSymlink:
-		if o.Link, err = s.root.Readlink(local(p)); err != nil {
-			return o, false, s.failed("read link", p, err)
+	case unix.S_IFLNK:
+		target, err := readlink(at, name)
+		if err != nil {
+			return o, false, err
 		}
+		o.Link = s.inside(p, target)
 	default:
 		return o, false, nil
 	}
 	return o, true, nil
 }
 
-func (s *Store) failed(what, p string, err error) error {
-	return fmt.Errorf("%s %s: %w", what, path.Join(s.name, p), classify(err))
+func when(t unix.StatxTimestamp) time.Time { return time.Unix(t.Sec, int64(t.Nsec)) }
+
+func typeName(st *unix.Statx_t) string {
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFIFO:
+		return "pipe"
+	case unix.S_IFSOCK:
+		return "socket"
+	default:
+		return "device"
+	}
 }
 
-// local is how os.Root wants a path: the root itself has no name.
-func local(p string) string {
-	if p == "" {
+// inside gives the target of the link at p: one that is absolute and lies in
+// the mount is made relative, for readers see the mount elsewhere.
+func (s *Store) inside(p, target string) string {
+	if !path.IsAbs(target) {
+		return toText(target)
+	}
+	clean := path.Clean(target)
+	for _, root := range s.roots {
+		rest, ok := strings.CutPrefix(clean+"/", strings.TrimSuffix(root, "/")+"/")
+		if !ok {
+			continue
+		}
+		up := strings.Repeat("../", strings.Count(p, "/"))
+		if out := up + strings.TrimSuffix(rest, "/"); out != "" {
+			return toText(strings.TrimSuffix(out, "/"))
+		}
 		return "."
 	}
-	return p
+	return toText(target)
 }
 
-func classify(err error) error {
-	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.ENAMETOOLONG):
-		return fmt.Errorf("%w: %w", source.ErrNotExist, err)
-	case errors.Is(err, fs.ErrPermission), strings.Contains(err.Error(), "path escapes from parent"):
-		// The last is what os.Root says of a link that leads out; it has no sentinel.
-		return fmt.Errorf("%w: %w", source.ErrDenied, err)
-	case errors.Is(err, syscall.ESTALE):
-		// A network file system: the file was replaced at its server.
-		return fmt.Errorf("%w: %w", source.ErrChanged, err)
-	default:
-		return fmt.Errorf("%w: %w", source.ErrUnavailable, err)
-	}
+func (s *Store) failed(what, p string, err error) error {
+	return fmt.Errorf("%s %s: %w", what, s.uri(p), classify(err))
 }
 
-// reader gives the bytes of one range.
-type reader struct {
-	store    *Store
-	file     *os.File
-	object   source.Object
-	off, end int64
-}
-
-func (r *reader) Read(p []byte) (int, error) {
-	if r.off >= r.end {
-		if err := r.unchanged(); err != nil {
-			return 0, err
-		}
-		return 0, io.EOF
+func (s *Store) uri(p string) string {
+	if p == "" {
+		return s.name
 	}
-	n, err := r.file.ReadAt(p[:min(int64(len(p)), r.end-r.off)], r.off)
-	r.off += int64(n)
-	if errors.Is(err, io.EOF) {
-		// Shorter than it was listed: it has been cut meanwhile.
-		if err = r.unchanged(); err == nil && r.off < r.end {
-			err = io.ErrUnexpectedEOF
-		}
-	}
-	if err == nil && r.off >= r.end {
-		err = r.unchanged()
-	}
-	if err != nil && !known(err) {
-		err = classify(err)
-	}
-	if err != nil {
-		return n, fmt.Errorf("read %s at %d: %w", path.Join(r.store.name, r.object.Path), r.off, err)
-	}
-	return n, nil
-}
-
-// known errors have their meaning already.
-func known(err error) bool {
-	return errors.Is(err, source.ErrChanged) || errors.Is(err, io.ErrUnexpectedEOF)
-}
-
-func (r *reader) Close() error { return r.file.Close() }
-
-func (r *reader) unchanged() error {
-	info, err := r.file.Stat()
-	if err != nil {
-		return r.store.failed("stat", r.object.Path, err)
-	}
-	now := source.Object{Size: info.Size(), ModTime: info.ModTime()}
-	if !info.Mode().IsRegular() || now.Version() != r.object.Version() {
-		return fmt.Errorf("read %s: modified %s, listed with %s: %w", path.Join(r.store.name, r.object.Path),
-			info.ModTime().Format(time.RFC3339Nano), r.object.ModTime.Format(time.RFC3339Nano), source.ErrChanged)
-	}
-	return nil
+	return s.name + "/" + p
 }
