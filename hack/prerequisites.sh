@@ -23,6 +23,8 @@ need python3 python3
 need ip iproute2
 need nsenter util-linux
 need git git
+need java openjdk-17-jre-headless
+need mvn maven
 need mount mount
 if [ ${#missing[@]} -gt 0 ]; then
 	command -v apt-get >/dev/null || die "missing: ${missing[*]}; install them with your package manager"

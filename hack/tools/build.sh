@@ -28,6 +28,7 @@ pinned() {
 }
 
 for tool in "$@"; do
+	[ "$tool" = hadoop ] && { hack/tools/hadoop.sh; continue; } # jars, not a module
 	spec=$(pinned "$tool")
 	read -r version how where package <<<"$spec"
 	[ -x "$bin/$tool" ] && [ "$(cat "$stamps/$tool" 2>/dev/null)" = "$version" ] && continue
