@@ -328,6 +328,9 @@ func (r *reader) unchanged() error {
 func (r *reader) compare(st *unix.Statx_t) error {
 	now := source.Object{Size: int64(st.Size), ModTime: when(st.Mtime), ETag: r.store.identity.tag(st)}
 	was := r.object
+	if was.ETag == "" { // all that whoever listed it knew is size and modification time
+		now.ETag = ""
+	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG || now.Version() != was.Version() || now.Size != was.Size {
 		return fmt.Errorf("%w: %d bytes modified %s, listed with %d of %s", source.ErrChanged,
 			now.Size, now.ModTime.Format(time.RFC3339Nano), was.Size, was.ModTime.Format(time.RFC3339Nano))
