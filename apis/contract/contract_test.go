@@ -53,11 +53,12 @@ func TestRuntimeJSONIsCompactAndKeepsFluidsNames(t *testing.T) {
 		Worker: contract.ComponentConfig{Enabled: true, Name: "n-worker", Replicas: 2, Service: contract.ServiceConfig{Name: "svc-n-worker"},
 			TieredStoreLevels: []contract.TierConfig{{MountPaths: []string{"/dev/shm"}, MediumType: contract.TierMEM, Quotas: []string{"2Gi"}, High: "0.95", Low: "0.7"}}},
 	}
+	c.Egress = &contract.EgressConfig{Allow: []string{"127.0.0.0/8"}}
 	got, err := c.Encode()
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := `{"mounts":[{"mountPoint":"s3://b","options":{"o":"v"},"encryptOptions":{"k":"/etc/fluid/secrets/s/k"},"name":"b","path":"/"}],"accessModes":["ReadOnlyMany"],"targetPath":"/runtime-mnt/cache/ns/n/cache-fuse","master":{"enabled":false,"service":{}},"worker":{"enabled":true,"name":"n-worker","replicas":2,"service":{"name":"svc-n-worker"},"tieredStoreLevels":[{"mountPaths":["/dev/shm"],"mediumType":"MEM","quotas":["2Gi"],"high":"0.95","low":"0.7"}]},"client":{"enabled":false,"service":{}}}`
+	want := `{"mounts":[{"mountPoint":"s3://b","options":{"o":"v"},"encryptOptions":{"k":"/etc/fluid/secrets/s/k"},"name":"b","path":"/"}],"accessModes":["ReadOnlyMany"],"targetPath":"/runtime-mnt/cache/ns/n/cache-fuse","master":{"enabled":false,"service":{}},"worker":{"enabled":true,"name":"n-worker","replicas":2,"service":{"name":"svc-n-worker"},"tieredStoreLevels":[{"mountPaths":["/dev/shm"],"mediumType":"MEM","quotas":["2Gi"],"high":"0.95","low":"0.7"}]},"client":{"enabled":false,"service":{}},"egress":{"allow":["127.0.0.0/8"]}}`
 	if string(got) != want {
 		t.Errorf("encoded\n%s\nwant\n%s", got, want)
 	}

@@ -14,6 +14,13 @@ type RuntimeConfig struct {
 	Master      ComponentConfig `json:"master"`
 	Worker      ComponentConfig `json:"worker"`
 	Client      ComponentConfig `json:"client"`
+	// Egress is what the administrator allows; nil where that is nothing.
+	Egress *EgressConfig `json:"egress,omitempty"`
+}
+
+// EgressConfig is what ParseEgress reads.
+type EgressConfig struct {
+	Allow []string `json:"allow,omitempty"`
 }
 
 // MountConfig is one source. EncryptOptions maps an option to the path of the

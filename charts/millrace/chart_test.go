@@ -23,6 +23,7 @@ import (
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 
 	"github.com/millrace/millrace/apis/apitest"
+	configv1alpha1 "github.com/millrace/millrace/apis/config/v1alpha1"
 	"github.com/millrace/millrace/apis/contract"
 	"github.com/millrace/millrace/scheduler/profile"
 )
@@ -103,11 +104,40 @@ func TestChartRefusesValuesThatMeanNothing(t *testing.T) {
 		"a policy that is unknown":  {"image.pullPolicy=Sometimes", "pullPolicy"},
 		"a weight below one":        {"scheduler.weight=0", "weight"},
 		"a timeout beyond the most": {"webhook.timeoutSeconds=31", "timeoutSeconds"},
+		"an URL to be allowed":      {"runtime.egress.allow={http://host}", "allow"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			out, err := helm(t, "template", "millrace", ".", "--kube-version", "1.34.0", "--set", tc.value)
 			if err == nil || !strings.Contains(out, tc.words) {
 				t.Errorf("got %v with\n%s", err, out)
+			}
+		})
+	}
+}
+
+func TestTheManagerReadsWhatTheAdministratorAllows(t *testing.T) {
+	for name, tc := range map[string]struct {
+		values []string
+		allow  []string
+	}{
+		"nothing by default":        {nil, nil},
+		"nothing of what is no map": {[]string{"runtime.egress=null"}, nil},
+		"networks and hosts":        {[]string{"runtime.egress.allow={127.0.0.0/8,fe80::/10,minio.local,*}"}, []string{"127.0.0.0/8", "fe80::/10", "minio.local", "*"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			objs := render(t, tc.values...)
+			text := of[*corev1.ConfigMap](t, objs, "ConfigMap/millrace-manager").Data["configuration.yaml"]
+			c, err := configv1alpha1.DecodeManagerConfiguration([]byte(text))
+			if err != nil || !slices.Equal(c.Egress.Allow, tc.allow) {
+				t.Errorf("%s\nis read as %+v, %v", text, c, err)
+			}
+			pod := of[*appsv1.Deployment](t, objs, "Deployment/millrace-manager").Spec.Template
+			if !slices.Contains(pod.Spec.Containers[0].Args, "--config=/etc/millrace/configuration.yaml") ||
+				pod.Spec.Containers[0].VolumeMounts[0].MountPath != "/etc/millrace" || pod.Spec.Volumes[0].ConfigMap.Name != "millrace-manager" {
+				t.Errorf("the manager does not read it: %+v", pod.Spec)
+			}
+			if pod.Annotations["checksum/configuration"] == "" {
+				t.Error("a change of it does not restart the manager")
 			}
 		})
 	}

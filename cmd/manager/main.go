@@ -13,11 +13,13 @@ import (
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 
+	configv1alpha1 "github.com/millrace/millrace/apis/config/v1alpha1"
 	"github.com/millrace/millrace/apis/contract"
 )
 
 // flags of the manager.
 type flags struct {
+	config         string
 	mountRoot      string
 	nativeImage    string
 	pullPolicy     string
@@ -49,6 +51,7 @@ func command() *cobra.Command {
 		RunE:          func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), f) },
 	}
 	fs := c.Flags()
+	fs.StringVar(&f.config, "config", "", "file with a ManagerConfiguration of "+configv1alpha1.APIVersion+"; all defaults if empty")
 	fs.StringVar(&f.mountRoot, "mount-root", contract.DefaultMountRoot, "host directory below which FUSE file systems are mounted")
 	fs.StringVar(&f.nativeImage, "native-image", "ghcr.io/millrace/cache:latest", "image of the native engine")
 	fs.StringVar(&f.pullPolicy, "image-pull-policy", string(corev1.PullIfNotPresent), "pull policy of the native engine's image")
@@ -68,6 +71,10 @@ func command() *cobra.Command {
 
 func run(ctx context.Context, f *flags) error {
 	ctrl.SetLogger(klog.NewKlogr())
+	decided, err := readConfiguration(f.config)
+	if err != nil {
+		return err
+	}
 	config, err := ctrl.GetConfig()
 	if err != nil {
 		return fmt.Errorf("read cluster configuration: %w", err)
@@ -78,11 +85,27 @@ func run(ctx context.Context, f *flags) error {
 		return err
 	}
 	// Streams of summaries stay open; each has its own watch over silence.
-	if err := addControllers(ctx, mgr, f, &http.Client{}); err != nil {
+	if err := addControllers(ctx, mgr, f, decided, &http.Client{}); err != nil {
 		return err
 	}
 	if err := mgr.Start(ctx); err != nil {
 		return fmt.Errorf("run manager: %w", err)
 	}
 	return nil
+}
+
+// readConfiguration reads what the administrator decided.
+func readConfiguration(file string) (*configv1alpha1.ManagerConfiguration, error) {
+	if file == "" {
+		return &configv1alpha1.ManagerConfiguration{}, nil
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("read --config: %w", err)
+	}
+	c, err := configv1alpha1.DecodeManagerConfiguration(data)
+	if err != nil {
+		return nil, fmt.Errorf("--config %s: %w", file, err)
+	}
+	return c, nil
 }

@@ -21,6 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/webhook"
 
 	cachev1alpha1 "github.com/millrace/millrace/apis/cache/v1alpha1"
+	configv1alpha1 "github.com/millrace/millrace/apis/config/v1alpha1"
 	"github.com/millrace/millrace/apis/contract"
 	datav1alpha1 "github.com/millrace/millrace/apis/data/v1alpha1"
 	"github.com/millrace/millrace/controllers/alluxioruntime"
@@ -86,7 +87,7 @@ func cacheOptions() (cache.Options, error) {
 	}}, nil
 }
 
-func addControllers(ctx context.Context, mgr ctrl.Manager, f *flags, streams *http.Client) error {
+func addControllers(ctx context.Context, mgr ctrl.Manager, f *flags, decided *configv1alpha1.ManagerConfiguration, streams *http.Client) error {
 	observer := engine.NewObserver(streams, mgr.GetLogger().WithName("observer"))
 	metrics, err := engine.NewMetrics(ctrlmetrics.Registry)
 	if err != nil {
@@ -98,7 +99,7 @@ func addControllers(ctx context.Context, mgr ctrl.Manager, f *flags, streams *ht
 	if err := engine.AddIndexes(ctx, mgr.GetFieldIndexer()); err != nil {
 		return err
 	}
-	shared := engine.Options{MountRoot: f.mountRoot, MasterAddress: engine.MasterAddress}
+	shared := engine.Options{MountRoot: f.mountRoot, MasterAddress: engine.MasterAddress, Egress: decided.Egress.Allow}
 	pull := corev1.PullPolicy(f.pullPolicy)
 	for _, setup := range []func() error{
 		func() error { return dataset.SetupWithManager(mgr, observer, f.mountRoot) },

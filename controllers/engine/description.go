@@ -22,6 +22,8 @@ type Description struct {
 	// DatasetGeneration is the generation of the Dataset's spec that is served.
 	DatasetGeneration int64
 	MountRoot         string
+	// Egress is that of Options.
+	Egress []string
 
 	Sources Sources
 

@@ -41,12 +41,16 @@ func (d *Description) RuntimeConfig() *contract.RuntimeConfig {
 			Service: contract.ServiceConfig{Name: d.serviceName(c)}, TieredStoreLevels: spec.tierConfigs(),
 		}
 	}
-	return &contract.RuntimeConfig{
+	config := &contract.RuntimeConfig{
 		Mounts: d.Sources.Mounts, AccessModes: d.Sources.AccessModes, TargetPath: d.FuseMountPath(),
 		Master: component(contract.ComponentMaster),
 		Worker: component(contract.ComponentWorker),
 		Client: component(contract.ComponentClient),
 	}
+	if len(d.Egress) > 0 {
+		config.Egress = &contract.EgressConfig{Allow: d.Egress}
+	}
+	return config
 }
 
 // tierConfigs are the tiers as the worker finds them in its container.

@@ -45,7 +45,7 @@ func description(t contract.RuntimeType) *engine.Description {
 	ds := bucketDataset()
 	return &engine.Description{
 		Type: t, Namespace: ds.Namespace, Name: ds.Name, APIVersion: "data.fluid.io/v1alpha1", Kind: "CacheRuntime",
-		UID: "99999999-0000-0000-0000-000000000000", DatasetUID: ds.UID, DatasetGeneration: ds.Generation, MountRoot: "/runtime-mnt",
+		UID: "99999999-0000-0000-0000-000000000000", DatasetUID: ds.UID, DatasetGeneration: ds.Generation, MountRoot: "/runtime-mnt", Egress: []string{"127.0.0.0/8"},
 		Sources: engine.SourcesOf(ds), Exclusive: true,
 		WorkerNodes: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchExpressions: []corev1.NodeSelectorRequirement{
 			{Key: "disk", Operator: corev1.NodeSelectorOpIn, Values: []string{"fast"}}}}}},

@@ -70,7 +70,7 @@ func (r *Reconciler) complete(s *round) {
 	d.Type, d.Namespace, d.Name, d.UID = r.kind.Type(), s.key.Namespace, s.key.Name, s.runtime.GetUID()
 	d.APIVersion, d.Kind = gvk.GroupVersion().String(), gvk.Kind
 	d.DatasetUID, d.DatasetGeneration = ds.UID, ds.Generation
-	d.MountRoot = r.options.MountRoot
+	d.MountRoot, d.Egress = r.options.MountRoot, r.options.Egress
 	d.Sources = SourcesOf(ds)
 	d.Exclusive = ds.Spec.PlacementMode != datav1alpha1.ShareMode
 	d.WorkerTolerations = ds.Spec.Tolerations

@@ -43,6 +43,9 @@ type Kind interface {
 // Options of the Reconciler.
 type Options struct {
 	MountRoot string
+	// Egress is what the administrator allows sources to connect to beyond what
+	// everybody may; contract.ParseEgress reads it.
+	Egress []string
 	// MasterAddress is where the HTTP interface of a master's pod is; tests
 	// put their own here.
 	MasterAddress func(pod *corev1.Pod) string

@@ -2,8 +2,14 @@ package engine
 
 import (
 	"fmt"
+	"maps"
+	"net/url"
+	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/millrace/millrace/apis/contract"
 )
 
 // maxName keeps <name>-worker-<revision>, which Kubernetes puts into a label of
@@ -17,6 +23,9 @@ func (d *Description) validate() *Problem {
 	}
 	if len(d.Sources.Mounts) == 0 {
 		return &Problem{ReasonInvalid, "the Dataset has no mounts: give spec.mounts at least one"}
+	}
+	if problem := d.validateEgress(); problem != nil {
+		return problem
 	}
 	if d.Worker.Replicas > 0 && len(d.Worker.Tiers) == 0 {
 		return &Problem{ReasonInvalid, "the worker has no tier to cache in: give the tiered store at least one level"}
@@ -42,4 +51,47 @@ func (d *Description) validate() *Problem {
 			"the worker's memory limit %s is below the %s of its tiers in memory: raise the limit or lower the quota", limit.String(), tiers.String())}
 	}
 	return nil
+}
+
+// validateEgress finds sources that the engine would refuse to connect to, as
+// far as their words show it: names are resolved by the engine alone, which
+// checks every address that it connects to.
+func (d *Description) validateEgress() *Problem {
+	policy, err := contract.ParseEgress(d.Egress)
+	if err != nil {
+		return &Problem{ReasonInvalid, fmt.Sprintf("egress.allow of the manager's configuration: %v", err)}
+	}
+	for _, m := range d.Sources.Mounts {
+		if _, ok := contract.SourceDir(m.MountPoint); ok {
+			continue
+		}
+		scheme, _, _ := strings.Cut(m.MountPoint, "://")
+		if slices.Contains([]string{"http", "https", "hdfs"}, scheme) {
+			if err := policy.CheckHost(hostOf(m.MountPoint)); err != nil {
+				return &Problem{ReasonInvalid, fmt.Sprintf("mountPoint of mount %s: %v", m.Name, err)}
+			}
+		}
+		for _, option := range slices.Sorted(maps.Keys(m.Options)) {
+			if option != "url" && !strings.HasSuffix(option, "endpoint") {
+				continue
+			}
+			if err := policy.CheckHost(hostOf(m.Options[option])); err != nil {
+				return &Problem{ReasonInvalid, fmt.Sprintf("option %s of mount %s: %v", option, m.Name, err)}
+			}
+		}
+	}
+	return nil
+}
+
+// hostOf is the host of an address with or without a scheme; empty for what is none.
+func hostOf(address string) string {
+	address = strings.TrimSpace(address)
+	if !strings.Contains(address, "://") {
+		address = "any://" + address
+	}
+	u, err := url.Parse(address)
+	if err != nil {
+		return ""
+	}
+	return u.Hostname()
 }

@@ -24,7 +24,17 @@ func TestWhatPodsWouldFailOfIsNamed(t *testing.T) {
 		"a limit below the memory tier":  {func(d *Description) { d.Worker.Resources.Limits = limit("512Mi") }, "memory limit 512Mi is below the 1Gi"},
 		"a limit above the memory tier":  {func(d *Description) { d.Worker.Resources.Limits = limit("2Gi") }, ""},
 		"a name too long for pod labels": {func(d *Description) { d.Name = strings.Repeat("n", 46) }, "at most 45"},
-		"no mounts":                      {func(d *Description) { d.Sources.Mounts = nil }, "spec.mounts"},
+		"a source on loopback":           {at("http://127.0.0.1/x", "", ""), "mountPoint of mount m: address refused: 127.0.0.1"},
+		"a name node at the link":        {at("hdfs://169.254.1.1:8020/x", "", ""), "link-local"},
+		"an endpoint of the machine":     {at("s3://b", "alluxio.underfs.s3.endpoint", "http://localhost:9000"), "option alluxio.underfs.s3.endpoint of mount m"},
+		"an endpoint without scheme":     {at("s3://b", "endpoint", "[::1]:9000"), "runtime.egress.allow"},
+		"a bucket of that name":          {at("s3://localhost/x", "endpoint", "https://s3.example.com"), ""},
+		"an endpoint in the cluster":     {at("s3://b", "endpoint", "http://10.244.1.7:9000"), ""},
+		"an endpoint that is allowed": {func(d *Description) {
+			d.Egress = []string{"127.0.0.0/8"}
+			at("s3://b", "endpoint", "http://127.0.0.1:9000")(d)
+		}, ""},
+		"no mounts": {func(d *Description) { d.Sources.Mounts = nil }, "spec.mounts"},
 	} {
 		t.Run(sentence, func(t *testing.T) {
 			d := &Description{Name: "data", Sources: Sources{Mounts: []contract.MountConfig{{MountPoint: "s3://b"}}}}
@@ -35,6 +45,12 @@ func TestWhatPodsWouldFailOfIsNamed(t *testing.T) {
 				t.Errorf("got %v, want %q", got, tc.want)
 			}
 		})
+	}
+}
+
+func at(mountPoint, option, value string) func(d *Description) {
+	return func(d *Description) {
+		d.Sources.Mounts = []contract.MountConfig{{Name: "m", MountPoint: mountPoint, Options: map[string]string{option: value}}}
 	}
 }
 

@@ -61,6 +61,7 @@ func (b *Bench) newCache(ctx context.Context, name string, c cacheConfig) (_ *ca
 	for i := range c.workers {
 		config := contract.RuntimeConfig{
 			Mounts: []contract.MountConfig{c.mount},
+			Egress: &contract.EgressConfig{Allow: []string{contract.EgressAny}}, // the servers are on loopback
 			Master: contract.ComponentConfig{Enabled: true, Options: c.workerOptions},
 			Worker: contract.ComponentConfig{Enabled: true, Replicas: int32(c.workers), Options: c.workerOptions,
 				TieredStoreLevels: []contract.TierConfig{{MediumType: contract.TierSSD, MountPaths: []string{out.store(i)}, Quotas: []string{c.quota}}}},

@@ -17,6 +17,7 @@ import (
 	"github.com/millrace/millrace/apis/contract"
 	"github.com/millrace/millrace/runtime/namespace"
 	"github.com/millrace/millrace/runtime/source"
+	"github.com/millrace/millrace/runtime/source/egress"
 	"github.com/millrace/millrace/runtime/source/kinds"
 )
 
@@ -108,6 +109,12 @@ func WithoutUser(uri string) string {
 // openSource connects to one source, with the secrets that its files hold now.
 func (s *Settings) openSource(ctx context.Context, m contract.MountConfig) (source.Store, error) {
 	c := source.Config{MountPoint: m.MountPoint, Options: m.Options, EncryptOptions: map[string]string{}}
+	if s.Egress != nil {
+		var err error
+		if c.Egress, err = egress.Parse(s.Egress.Allow); err != nil {
+			return nil, fmt.Errorf("open %s: egress.allow of %s: %w: %w", WithoutUser(m.MountPoint), contract.RuntimeConfigKey, source.ErrInvalid, err)
+		}
+	}
 	for option, file := range m.EncryptOptions {
 		value, err := os.ReadFile(file)
 		if errors.Is(err, fs.ErrNotExist) {

@@ -1,5 +1,5 @@
-// Package v1alpha1 holds configuration that is read from files: the arguments
-// of the scheduler plugin.
+// Package v1alpha1 holds configuration that is read from files: the manager's,
+// and the arguments of the scheduler plugin.
 package v1alpha1
 
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"

@@ -36,3 +36,10 @@ allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
+
+{{- define "millrace.managerConfiguration" -}}
+apiVersion: config.millrace.io/v1alpha1
+kind: ManagerConfiguration
+egress:
+  allow: {{- toYaml (default list (default dict .Values.runtime.egress).allow) | nindent 4 }}
+{{- end }}

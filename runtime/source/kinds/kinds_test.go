@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/millrace/millrace/runtime/source"
+	"github.com/millrace/millrace/runtime/source/egress"
 	"github.com/millrace/millrace/runtime/source/kinds"
 )
 
@@ -15,6 +16,8 @@ func TestTheSchemeChoosesTheKind(t *testing.T) {
 		"s3://bucket":           nil,
 		"s3a://bucket/prefix":   nil,
 		"minio://bucket":        nil,
+		"http://127.0.0.1/dir":  nil,
+		"https://127.0.0.1":     nil,
 		"oss://bucket":          nil,
 		"pvc://no-such-claim":   source.ErrNotExist,
 		"local:///no/such/path": source.ErrNotExist,
@@ -24,7 +27,7 @@ func TestTheSchemeChoosesTheKind(t *testing.T) {
 		"bucket":                source.ErrInvalid,
 		"":                      source.ErrInvalid,
 	} {
-		s, err := kinds.Open(t.Context(), source.Config{MountPoint: mountPoint, Options: at})
+		s, err := kinds.Open(t.Context(), source.Config{MountPoint: mountPoint, Options: at, Egress: egress.Unrestricted()})
 		if !errors.Is(err, want) {
 			t.Errorf("open %q: %v, want %v", mountPoint, err, want)
 			continue

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/url"
 	"path"
 	"slices"
 	"strings"
@@ -16,11 +18,13 @@ import (
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/credentials/endpointcreds"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/aws/smithy-go"
 
 	"github.com/millrace/millrace/runtime/source"
+	"github.com/millrace/millrace/runtime/source/egress"
 )
 
 // Options under which users of Fluid and Alluxio write the same thing; the
@@ -91,9 +95,15 @@ func Open(ctx context.Context, c source.Config) (*Store, error) {
 	transport.MaxIdleConnsPerHost, transport.MaxConnsPerHost = 64, 64
 	transport.ResponseHeaderTimeout = timeout
 	transport.DisableCompression = true
+	transport.DialContext = c.Egress.DialContext
+	// The services that give credentials (STS, the metadata of the machine, the
+	// agent of the container) are held to the same rule.
+	agent := awshttp.NewBuildableClient().WithDialerOptions(func(d *net.Dialer) { d.ControlContext = c.Egress.Control })
 	load := []func(*config.LoadOptions) error{
 		config.WithRegion(region),
 		config.WithRetryMaxAttempts(attempts),
+		config.WithHTTPClient(agent),
+		config.WithEndpointCredentialOptions(func(o *endpointcreds.Options) { o.HTTPClient = agent }),
 	}
 	if id, secret := get(optAccessKey), get(optSecretKey); id != "" || secret != "" {
 		load = append(load, config.WithCredentialsProvider(credentials.NewStaticCredentialsProvider(id, secret, get(optToken))))
@@ -108,6 +118,11 @@ func Open(ctx context.Context, c source.Config) (*Store, error) {
 	}
 	if endpoint != "" && !strings.Contains(endpoint, "://") {
 		endpoint = "https://" + endpoint
+	}
+	if u, err := url.Parse(endpoint); err != nil {
+		return nil, fmt.Errorf("open source %s: the option endpoint is no URL: %w", c.MountPoint, source.ErrInvalid)
+	} else if err := c.Egress.CheckHost(u.Hostname()); err != nil {
+		return nil, fmt.Errorf("open source %s: option endpoint: %w: %w", c.MountPoint, source.ErrDenied, err)
 	}
 	client := s3.NewFromConfig(cfg, func(o *s3.Options) {
 		o.HTTPClient = &http.Client{Transport: transport}
@@ -400,7 +415,7 @@ func (s *Store) failed(what, p string, err error) error {
 		kind = source.ErrChanged
 	case status == http.StatusMovedPermanently, code == "PermanentRedirect", code == "AuthorizationHeaderMalformed":
 		return fmt.Errorf("%s %s: the bucket is in another region: set the option region: %w: %s", what, s.uri(p), source.ErrInvalid, code)
-	case status == http.StatusForbidden, status == http.StatusUnauthorized, code == "InvalidAccessKeyId", code == "SignatureDoesNotMatch":
+	case errors.Is(err, egress.ErrRefused), status == http.StatusForbidden, status == http.StatusUnauthorized, code == "InvalidAccessKeyId", code == "SignatureDoesNotMatch":
 		kind = source.ErrDenied
 	}
 	detail := err.Error()

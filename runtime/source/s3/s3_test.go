@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/millrace/millrace/runtime/source"
+	"github.com/millrace/millrace/runtime/source/egress"
 	"github.com/millrace/millrace/runtime/source/s3"
 	"github.com/millrace/millrace/runtime/source/sourcetest"
 	"github.com/millrace/millrace/runtime/source/sourcetest/s3server"
@@ -46,6 +47,7 @@ func openAt(t *testing.T, endpoint, mountPoint, secret string) *s3.Store {
 		Options: map[string]string{"alluxio.underfs.s3.endpoint": endpoint, "alluxio.underfs.s3.disable.dns.buckets": "true",
 			"alluxio.underfs.s3.socket.timeout": "500 ms"},
 		EncryptOptions: map[string]string{"aws.accessKeyId": s3server.AccessKey, "aws.secretKey": secret},
+		Egress:         egress.Unrestricted(),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -144,6 +146,80 @@ func TestAMountPointThatMakesNoSenseIsInvalid(t *testing.T) {
 	}
 }
 
+func TestAnEndpointOfTheMachineItselfIsRefusedUnlessAllowed(t *testing.T) {
+	server := s3server.Start(t)
+	c := admin(t, server)
+	if _, err := c.CreateBucket(t.Context(), &awss3.CreateBucketInput{Bucket: aws.String("mine")}); err != nil {
+		t.Fatal(err)
+	}
+	// The policy is asked for what a name leads to, and for an address at once.
+	config := func(endpoint string, allow ...string) source.Config {
+		policy, err := egress.Parse(allow)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return source.Config{MountPoint: "s3://mine", Egress: policy, Options: map[string]string{
+			"endpoint": endpoint, "path-style": "true", "access-key": s3server.AccessKey, "secret-key": s3server.SecretKey,
+		}}
+	}
+	for _, endpoint := range []string{server.Endpoint, "localhost:9000", "http://169.254.169.254", "http://[::ffff:127.0.0.1]:9000"} {
+		_, err := s3.Open(t.Context(), config(endpoint, "10.0.0.0/8"))
+		if !errors.Is(err, source.ErrDenied) || !strings.Contains(err.Error(), "option endpoint") || !strings.Contains(err.Error(), "egress.allow") {
+			t.Errorf("endpoint %s: %v", endpoint, err)
+		}
+	}
+	s, err := s3.Open(t.Context(), config(server.Endpoint, "127.0.0.0/8"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if _, err := s.Stat(t.Context(), ""); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestTheRoleOfTheMachineIsNotTakenUnlessAllowed(t *testing.T) {
+	for _, name := range []string{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"} {
+		t.Setenv(name, "")
+	}
+	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+	t.Setenv("AWS_CONFIG_FILE", "/nonexistent")
+	asked := make(chan string, 100)
+	agent := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked <- r.URL.Path
+		w.WriteHeader(http.StatusNotFound)
+	}))
+	defer agent.Close()
+	for name, env := range map[string][2]string{
+		"metadata of the machine": {"AWS_EC2_METADATA_SERVICE_ENDPOINT", agent.URL},
+		"agent of the container":  {"AWS_CONTAINER_CREDENTIALS_FULL_URI", agent.URL + "/creds"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv(env[0], env[1])
+			for _, allowed := range []bool{false, true} {
+				c := source.Config{MountPoint: "s3://bucket", Options: map[string]string{"endpoint": "http://192.0.2.1:1"}}
+				if allowed {
+					c.Egress = egress.Unrestricted()
+				}
+				s, err := s3.Open(t.Context(), c)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := s.Stat(t.Context(), ""); !errors.Is(err, source.ErrDenied) {
+					t.Errorf("error %v", err)
+				}
+				s.Close()
+				if (len(asked) > 0) != allowed {
+					t.Errorf("asked %d times, allowed %v", len(asked), allowed)
+				}
+				for len(asked) > 0 {
+					<-asked
+				}
+			}
+		})
+	}
+}
+
 func TestWithoutCredentialsTheAnswerSaysSo(t *testing.T) {
 	for _, name := range []string{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"} {
 		t.Setenv(name, "")
@@ -151,7 +227,7 @@ func TestWithoutCredentialsTheAnswerSaysSo(t *testing.T) {
 	t.Setenv("AWS_EC2_METADATA_DISABLED", "true")
 	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
 	t.Setenv("AWS_CONFIG_FILE", "/nonexistent")
-	s, err := s3.Open(t.Context(), source.Config{MountPoint: "s3://bucket", Options: map[string]string{"endpoint": "http://127.0.0.1:1"}})
+	s, err := s3.Open(t.Context(), source.Config{MountPoint: "s3://bucket", Options: map[string]string{"endpoint": "http://127.0.0.1:1"}, Egress: egress.Unrestricted()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -42,7 +42,7 @@ type Server struct {
 	URL, Dir string
 	kind     Kind
 	address  string
-	state    string // configuration and what the server writes
+	state    string    // configuration and what the server writes
 	began    time.Time // long ago: the time of what is put first
 	puts     int
 	cmd      *exec.Cmd
