@@ -44,7 +44,8 @@ type Config struct {
 	Bandwidth int64
 	// MasterWait is for how long a master that does not answer is asked; 30 s if 0.
 	MasterWait time.Duration
-	// Peers are the times of the data plane and of the local socket.
+	// Peers are the times of the data plane and of the local socket, and the TLS
+	// of the data plane and of the master.
 	Peers      wire.ClientOptions
 	Registerer prometheus.Registerer // nil: no metrics are served
 	Logger     *slog.Logger
@@ -109,7 +110,7 @@ func New(cfg Config) (*Reader, error) {
 	if cfg.MasterWait <= 0 {
 		cfg.MasterWait = defaultMasterWait
 	}
-	conn, err := wire.DialMaster(cfg.Master)
+	conn, err := wire.DialMasterTLS(cfg.Master, cfg.Peers.TLS)
 	if err != nil {
 		return nil, err
 	}
