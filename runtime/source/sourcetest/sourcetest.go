@@ -25,6 +25,9 @@ type Fixture struct {
 	Remove func(t *testing.T, path string)
 	// Unlisted tells which objects the source serves and does not list; nil for none.
 	Unlisted func(path string) bool
+	// Deny takes the right to read an object away until it is removed; nil where
+	// that has no meaning.
+	Deny func(t *testing.T, path string)
 	// Stop makes the source unreachable and Start reachable again; nil where
 	// that has no meaning.
 	Stop, Start func(t *testing.T)
@@ -65,7 +68,17 @@ func Run(t *testing.T, f Fixture) {
 	t.Run("a replaced object is ErrChanged", func(t *testing.T) { replaced(t, f, store) })
 	t.Run("a removed object is ErrNotExist or ErrChanged", func(t *testing.T) { removed(t, f, store) })
 	t.Run("a cancelled listing ends", func(t *testing.T) { cancelled(t, store) })
+	t.Run("ranges at every edge", func(t *testing.T) { edges(t, store) })
+	t.Run("a directory is one, and a file is none", func(t *testing.T) { directories(t, store) })
+	t.Run("names are kept as they are", func(t *testing.T) { names(t, f, store) })
+	t.Run("64 readers at once", func(t *testing.T) { crowd(t, store) })
+	t.Run("reads end when they are cancelled", func(t *testing.T) { cancelledReads(t, store) })
+	t.Run("an object that is replaced while it is read", func(t *testing.T) { changedMidway(t, f, store) })
+	if f.Deny != nil {
+		t.Run("what may not be read is ErrDenied", func(t *testing.T) { denied(t, f, store) })
+	}
 	if f.Stop != nil {
+		t.Run("a source that goes down during a read is ErrUnavailable", func(t *testing.T) { downMidway(t, f, store) })
 		t.Run("a source that is down is ErrUnavailable, and then comes back", func(t *testing.T) { down(t, f, store) })
 	}
 }
@@ -147,10 +160,7 @@ func missing(t *testing.T, s source.Store) {
 }
 
 func walk(t *testing.T, f Fixture, s source.Store) {
-	w, ok := s.(source.Walker)
-	if !ok {
-		w = walker{s}
-	}
+	w := walkerOf(s)
 	got := map[string]int64{}
 	if err := w.Walk(t.Context(), "", func(o source.Object) error {
 		if !o.Dir {
