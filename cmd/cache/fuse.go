@@ -9,9 +9,10 @@ import (
 
 	"github.com/millrace/millrace/apis/contract"
 	"github.com/millrace/millrace/runtime/component"
+	"github.com/millrace/millrace/runtime/wire"
 )
 
-func fuseCommand() *cobra.Command {
+func fuseCommand(files *wire.TLSFiles) *cobra.Command {
 	var at component.ClientPlace
 	c := &cobra.Command{
 		Use:   "fuse",
@@ -25,6 +26,7 @@ func fuseCommand() *cobra.Command {
 				if at.Dir == "" {
 					return fmt.Errorf("where to mount: neither --mount-path nor $%s nor targetPath is set", contract.EnvRuntimeMountPath)
 				}
+				at.TLS = *files
 				return component.RunClient(ctx, s, r, at)
 			})
 		},

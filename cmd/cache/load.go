@@ -21,14 +21,14 @@ import (
 // progressEvery is how often the log tells how far the load is.
 const progressEvery = 5 * time.Second
 
-func loadCommand() *cobra.Command {
+func loadCommand(files *wire.TLSFiles) *cobra.Command {
 	var termination string
 	c := &cobra.Command{
 		Use:   "load",
 		Short: "Bring targets into the cache, as $" + contract.EnvDataLoadPath + " says, and wait for the end",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			message, err := runLoad(cmd.Context())
+			message, err := runLoad(cmd.Context(), *files)
 			if err != nil {
 				message = err.Error()
 			}
@@ -44,7 +44,7 @@ func loadCommand() *cobra.Command {
 	return c
 }
 
-func runLoad(ctx context.Context) (message string, err error) {
+func runLoad(ctx context.Context, files wire.TLSFiles) (message string, err error) {
 	s, err := component.ReadSettings()
 	if err != nil {
 		return "", err
@@ -57,7 +57,11 @@ func runLoad(ctx context.Context) (message string, err error) {
 	if err != nil {
 		return "", err
 	}
-	conn, err := wire.DialMaster(address)
+	secure, err := s.TLS(files)
+	if err != nil {
+		return "", component.Hopeless{Err: err}
+	}
+	conn, err := wire.DialMasterTLS(address, secure)
 	if err != nil {
 		return "", err
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/millrace/millrace/apis/contract"
 	"github.com/millrace/millrace/runtime/component"
 	"github.com/millrace/millrace/runtime/profiles"
+	"github.com/millrace/millrace/runtime/wire"
 )
 
 // version is set by the build.
@@ -32,6 +33,7 @@ func main() {
 
 func command() *cobra.Command {
 	var level slog.Level
+	files := &wire.TLSFiles{}
 	root := &cobra.Command{
 		Use:           "cache",
 		Short:         "The cache engine of Millrace",
@@ -45,8 +47,9 @@ func command() *cobra.Command {
 	}
 	root.PersistentFlags().TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	root.PersistentFlags().String(pprofFlag, os.Getenv(contract.EnvPprof), "where to serve profiles, such as 127.0.0.1:6060; empty for nowhere")
+	component.TLSFlags(root.PersistentFlags(), files)
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.AddCommand(masterCommand(), workerCommand(), fuseCommand(), fuseReadyCommand(), loadCommand())
+	root.AddCommand(masterCommand(files), workerCommand(files), fuseCommand(files), fuseReadyCommand(), loadCommand(files))
 	return root
 }
 

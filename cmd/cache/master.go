@@ -8,9 +8,10 @@ import (
 
 	"github.com/millrace/millrace/apis/contract"
 	"github.com/millrace/millrace/runtime/component"
+	"github.com/millrace/millrace/runtime/wire"
 )
 
-func masterCommand() *cobra.Command {
+func masterCommand(files *wire.TLSFiles) *cobra.Command {
 	var at component.MasterPlace
 	c := &cobra.Command{
 		Use:   "master",
@@ -18,6 +19,7 @@ func masterCommand() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return run(cmd, func(ctx context.Context, s *component.Settings, r *component.Registry) error {
+				at.TLS = *files
 				return component.RunMaster(ctx, s, r, at)
 			})
 		},

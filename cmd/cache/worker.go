@@ -8,9 +8,10 @@ import (
 
 	"github.com/millrace/millrace/apis/contract"
 	"github.com/millrace/millrace/runtime/component"
+	"github.com/millrace/millrace/runtime/wire"
 )
 
-func workerCommand() *cobra.Command {
+func workerCommand(files *wire.TLSFiles) *cobra.Command {
 	var at component.WorkerPlace
 	c := &cobra.Command{
 		Use:   "worker",
@@ -18,6 +19,7 @@ func workerCommand() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return run(cmd, func(ctx context.Context, s *component.Settings, r *component.Registry) error {
+				at.TLS = *files
 				return component.RunWorker(ctx, s, r, at)
 			})
 		},

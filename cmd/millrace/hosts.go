@@ -32,6 +32,7 @@ func masterCommand() *cobra.Command {
 	c.Flags().StringVar(&m.HTTP, "metrics-address", "", "where to serve the summary, health and Prometheus metrics, such as :7511; empty for nowhere")
 	c.Flags().StringVar(&m.Profiles, "pprof", "", "where to serve profiles, such as 127.0.0.1:6060; empty for nowhere")
 	c.Flags().StringVar(&m.Name, "name", "", "label dataset of the metrics")
+	component.TLSFlags(c.Flags(), &m.TLS)
 	c.Flags().IntVar(&m.Workers, "workers", 0, "how many workers there shall be; loads wait a moment for them after a start")
 	return c
 }
@@ -62,6 +63,7 @@ func workerCommand() *cobra.Command {
 	c.Flags().StringVar(&w.Node, "node", "", "name of the machine (default: the host's name)")
 	c.Flags().StringVar(&w.Name, "name", "", "label dataset of the metrics")
 	secretFlag(c.Flags(), &plan)
+	component.TLSFlags(c.Flags(), &w.TLS)
 	cacheFlags(c.Flags(), &plan)
 	return c
 }

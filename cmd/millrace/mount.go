@@ -8,6 +8,7 @@ import (
 
 	"github.com/millrace/millrace/runtime/component"
 	"github.com/millrace/millrace/runtime/standalone"
+	"github.com/millrace/millrace/runtime/wire"
 )
 
 func mountCommand() *cobra.Command {
@@ -55,6 +56,7 @@ func clientCommand() *cobra.Command {
 	_ = c.MarkFlagRequired("master")
 	c.Flags().StringVar(&o.socket, "worker-socket", standalone.DefaultWorkerSocket(), "Unix socket of the worker on this machine, if there is one")
 	secretFlag(c.Flags(), &plan)
+	component.TLSFlags(c.Flags(), &o.tls)
 	o.add(c.Flags())
 	return c
 }
@@ -64,6 +66,7 @@ type daemonFlags struct {
 	foreground, lazy                 bool
 	name, metrics, profiles, logFile string
 	master, socket                   string
+	tls                              wire.TLSFiles
 }
 
 func (o *daemonFlags) add(f *pflag.FlagSet) {
@@ -78,7 +81,7 @@ func (o *daemonFlags) add(f *pflag.FlagSet) {
 func (o *daemonFlags) run(cmd *cobra.Command, mountPoint string, configure func(*standalone.Daemon) error) error {
 	parent := standalone.FindParent()
 	d := &standalone.Daemon{
-		RunDir: runDir(cmd), Name: o.name, Lazy: o.lazy, Master: o.master, WorkerSocket: o.socket,
+		RunDir: runDir(cmd), Name: o.name, Lazy: o.lazy, Master: o.master, WorkerSocket: o.socket, TLS: o.tls,
 		Metrics: o.metrics, Profiles: o.profiles, Version: version, LogFile: o.logFile, Ready: parent.Ready,
 	}
 	err := d.At(mountPoint)

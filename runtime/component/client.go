@@ -10,6 +10,7 @@ import (
 
 	"github.com/millrace/millrace/runtime/fuse"
 	"github.com/millrace/millrace/runtime/reader"
+	"github.com/millrace/millrace/runtime/wire"
 )
 
 // ClientPlace is where a client mounts, where it serves health and metrics (it
@@ -18,6 +19,7 @@ type ClientPlace struct {
 	Dir, HTTP, Socket string
 	// Mounted, if not nil, is called when the tree can be read.
 	Mounted func()
+	TLS     wire.TLSFiles
 }
 
 var errNotMounted = errors.New("not mounted")
@@ -28,8 +30,13 @@ func RunClient(ctx context.Context, s *Settings, r *Registry, at ClientPlace) er
 	if err != nil {
 		return err
 	}
+	secure, err := s.TLS(at.TLS)
+	if err != nil {
+		return err
+	}
 	files, err := reader.New(reader.Config{
 		Name: s.Name, Node: s.Node, Master: master, Socket: at.Socket, Mounts: s.Mounts(), Registerer: r,
+		Peers: wire.ClientOptions{TLS: secure},
 	})
 	if err != nil {
 		return err

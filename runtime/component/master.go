@@ -22,6 +22,7 @@ const (
 // metrics (it may be empty).
 type MasterPlace struct {
 	RPC, HTTP string
+	TLS       wire.TLSFiles
 	// Register, if not nil, adds services to those of the master.
 	Register func(*grpc.Server, *master.Master)
 }
@@ -36,6 +37,10 @@ func RunMaster(ctx context.Context, s *Settings, r *Registry, at MasterPlace) er
 	if opts.Replicas, err = s.replicas(); err != nil {
 		return err
 	}
+	secure, err := s.TLS(at.TLS)
+	if err != nil {
+		return err
+	}
 	listener, err := wire.Listen(ctx, at.RPC)
 	if err != nil {
 		return err
@@ -47,10 +52,14 @@ func RunMaster(ctx context.Context, s *Settings, r *Registry, at MasterPlace) er
 	}
 	r.MustRegister(m)
 	defer r.Unregister(m)
-	server := grpc.NewServer(
+	options := []grpc.ServerOption{
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingEvery, Timeout: pingTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingTimeout, PermitWithoutStream: true}),
-	)
+	}
+	if secure != nil && !wire.IsUnix(at.RPC) {
+		options = append(options, grpc.Creds(secure.Credentials()))
+	}
+	server := grpc.NewServer(options...)
 	m.Register(server)
 	if at.Register != nil {
 		at.Register(server, m)

@@ -17,6 +17,7 @@ type WorkerPlace struct {
 	Data, HTTP, Socket string
 	// Advertise is how peers reach Data; else it is at the IP of the settings.
 	Advertise string
+	TLS       wire.TLSFiles
 }
 
 // RunWorker keeps bytes until the context ends.
@@ -29,9 +30,14 @@ func RunWorker(ctx context.Context, s *Settings, r *Registry, at WorkerPlace) er
 	if err != nil {
 		return err
 	}
+	secure, err := s.TLS(at.TLS)
+	if err != nil {
+		return err
+	}
 	config := worker.Config{
 		Name: s.Name, Node: s.Node, Listen: at.Data, Socket: at.Socket, Master: master,
 		Mounts: s.Mounts(), Tiers: tiers, Version: s.Version, Registerer: r,
+		Peers: wire.ClientOptions{TLS: secure},
 	}
 	switch {
 	case at.Advertise != "":

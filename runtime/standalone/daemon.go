@@ -42,6 +42,8 @@ type Daemon struct {
 	Version, LogFile  string
 	// Secrets are KEY=FILE for the sources that a master elsewhere tells of.
 	Secrets []string
+	// TLS is what the master elsewhere, its workers and this client speak.
+	TLS wire.TLSFiles
 	// Ready is called when the tree can be read.
 	Ready func()
 
@@ -57,8 +59,16 @@ func (d *Daemon) At(mountPoint string) (err error) {
 	if d.LogFile == "" {
 		d.LogFile = defaultLogFile(idOf(d.MountPoint))
 	}
-	d.LogFile, err = filepath.Abs(d.LogFile)
-	return err
+	// The daemon in the background has another directory.
+	for _, file := range []*string{&d.LogFile, &d.TLS.CA, &d.TLS.Certificate, &d.TLS.Key} {
+		if *file == "" {
+			continue
+		}
+		if *file, err = filepath.Abs(*file); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Check tells whether a daemon of these words can make sense.
@@ -133,7 +143,7 @@ func (d *Daemon) prepare(ctx context.Context) error {
 		return err
 	}
 	if d.Master != "" {
-		config, err := configOf(ctx, d.Master, d.Secrets)
+		config, err := configOf(ctx, d.Master, d.TLS, d.Secrets)
 		d.Config = config
 		return err
 	}
@@ -209,7 +219,11 @@ func (d *Daemon) serve(ctx context.Context, p place) error {
 	}
 	s := d.settings(d.member(), masterAt)
 	registry := component.NewRegistry(s)
-	conn, err := wire.DialMaster(masterAt)
+	secure, err := component.NewTLS(d.TLS)
+	if err != nil {
+		return component.Hopeless{Err: err}
+	}
+	conn, err := wire.DialMasterTLS(masterAt, secure)
 	if err != nil {
 		return err
 	}
@@ -243,7 +257,7 @@ func (d *Daemon) serve(ctx context.Context, p place) error {
 				return err
 			}
 		}
-		return component.RunClient(ctx, s, registry, component.ClientPlace{Dir: d.MountPoint, Socket: d.WorkerSocket, Mounted: func() {
+		return component.RunClient(ctx, s, registry, component.ClientPlace{Dir: d.MountPoint, Socket: d.WorkerSocket, TLS: d.TLS, Mounted: func() {
 			slog.InfoContext(ctx, "mounted", "mountPoint", d.MountPoint)
 			if d.Ready != nil {
 				d.Ready()

@@ -37,6 +37,7 @@ type Master struct {
 	// Name labels the metrics. Workers is how many workers there shall be.
 	Name, Version string
 	Workers       int
+	TLS           wire.TLSFiles
 }
 
 // Run serves until ctx ends.
@@ -55,7 +56,7 @@ func (m *Master) Run(ctx context.Context) error {
 	s := &component.Settings{RuntimeConfig: m.Config, Dataset: m.Name, Name: hostname(), Node: hostname(), Version: m.Version, OpenSource: openSource}
 	r := component.NewRegistry(s)
 	return withProfiles(ctx, m.Profiles, func(ctx context.Context) error {
-		return component.RunMaster(ctx, s, r, component.MasterPlace{RPC: m.Listen, HTTP: m.HTTP, Register: func(g *grpc.Server, of *master.Master) {
+		return component.RunMaster(ctx, s, r, component.MasterPlace{RPC: m.Listen, HTTP: m.HTTP, TLS: m.TLS, Register: func(g *grpc.Server, of *master.Master) {
 			registerFacts(g, m.Config, of)
 		}})
 	})
@@ -76,6 +77,7 @@ type Worker struct {
 	// Member is its name, the same after a restart; Node its machine's. Name
 	// labels the metrics.
 	Member, Node, Name, Version string
+	TLS                         wire.TLSFiles
 }
 
 // Run serves until ctx ends.
@@ -83,7 +85,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	if len(w.Config.Worker.TieredStoreLevels) == 0 {
 		return component.Hopeless{Err: errors.New("where to cache: say --cache DIR:SIZE, such as --cache /var/cache/millrace:100Gi")}
 	}
-	told, err := configOf(ctx, w.Master, w.Secrets)
+	told, err := configOf(ctx, w.Master, w.TLS, w.Secrets)
 	if err != nil {
 		return err
 	}
@@ -117,7 +119,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	}
 	r := component.NewRegistry(s)
 	return withProfiles(ctx, w.Profiles, func(ctx context.Context) error {
-		return component.RunWorker(ctx, s, r, component.WorkerPlace{Data: w.Listen, HTTP: w.HTTP, Socket: w.Socket, Advertise: w.Advertise})
+		return component.RunWorker(ctx, s, r, component.WorkerPlace{Data: w.Listen, HTTP: w.HTTP, Socket: w.Socket, Advertise: w.Advertise, TLS: w.TLS})
 	})
 }
 
@@ -151,8 +153,12 @@ func advertised(listen, advertise, masterAt string) (string, error) {
 const masterWait = time.Minute
 
 // configOf asks a master for its sources, and adds the secrets of this host.
-func configOf(ctx context.Context, masterAt string, secrets []string) (*contract.RuntimeConfig, error) {
-	conn, err := wire.DialMaster(masterAt)
+func configOf(ctx context.Context, masterAt string, files wire.TLSFiles, secrets []string) (*contract.RuntimeConfig, error) {
+	secure, err := component.NewTLS(files)
+	if err != nil {
+		return nil, component.Hopeless{Err: err}
+	}
+	conn, err := wire.DialMasterTLS(masterAt, secure)
 	if err != nil {
 		return nil, err
 	}
