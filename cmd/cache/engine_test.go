@@ -528,20 +528,23 @@ func TestAMountThatIsBrokenDoesNotTouchTheOthers(t *testing.T) {
 		contract.MountConfig{MountPoint: "s3://bucket", Name: "down", Path: "/deep/down", Options: map[string]string{
 			"alluxio.underfs.s3.endpoint": "http://" + freeAddress(t), "aws.accessKeyId": "nobody", "aws.secretKey": "nothing",
 		}},
+		contract.MountConfig{MountPoint: "http://169.254.169.254/latest", Name: "metadata"},
 		contract.MountConfig{MountPoint: "ftpx://host/x", Name: "unknown"},
 		contract.MountConfig{MountPoint: "s3://other", Name: "nosecret", EncryptOptions: map[string]string{"aws.accessKeyId": e.dir + "/none"}})
+	e.config.Egress = &contract.EgressConfig{Allow: []string{"127.0.0.0/8"}}
 	e.startMaster()
 	e.startWorker(0, "1Gi")
 	e.startClient()
 	e.check(want)
 	s := e.until("the states are told", func(s *contract.Summary) bool {
-		return len(s.Mounts) == 4 && !slices.ContainsFunc(s.Mounts, func(m contract.MountSummary) bool {
+		return len(s.Mounts) == 5 && !slices.ContainsFunc(s.Mounts, func(m contract.MountSummary) bool {
 			return strings.HasPrefix(m.Message, "connecting")
 		})
 	})
 	for i, want := range []struct{ path, reason, says string }{
 		{"/", contract.MountReady, ""},
 		{"/deep/down", contract.MountUnavailable, "s3://bucket"},
+		{"/metadata", contract.MountDenied, "runtime.egress.allow"},
 		{"/nosecret", contract.MountInvalid, e.dir + "/none"},
 		{"/unknown", contract.MountInvalid, "ftpx"},
 	} {
@@ -553,7 +556,7 @@ func TestAMountThatIsBrokenDoesNotTouchTheOthers(t *testing.T) {
 		t.Error("the metadata is complete")
 	}
 	names, err := os.ReadDir(e.mount)
-	if err != nil || len(names) != 7 {
+	if err != nil || len(names) != 8 {
 		t.Errorf("the root has %v, %v", names, err)
 	}
 	if message, err := e.load("some", contract.EnvDataLoadPath+"=/train"); err != nil {
@@ -597,6 +600,7 @@ func TestASourceThatGoesDownAndComesBack(t *testing.T) {
 		MountPoint: "s3://data", Path: "/", Options: map[string]string{"endpoint": server.Endpoint, "region": "us-east-1"},
 		EncryptOptions: map[string]string{"aws.accessKeyId": id, "aws.secretKey": keys},
 	}}
+	e.config.Egress = &contract.EgressConfig{Allow: []string{"127.0.0.0/8"}}
 	e.startMaster()
 	e.startWorker(0, "1Gi")
 	e.startClient()
