@@ -54,6 +54,7 @@ func workerCommand() *cobra.Command {
 	}
 	c.Flags().StringVar(&w.Master, "master", "", "host:port of the master")
 	_ = c.MarkFlagRequired("master")
+	c.Flags().DurationVar(&w.Wait, "wait", standalone.DefaultWait, "how long the master may take to answer")
 	c.Flags().StringVar(&w.Listen, "listen", fmt.Sprintf(":%d", contract.WorkerDataPort), "where to serve peers")
 	c.Flags().StringVar(&w.Advertise, "advertise", "", "host:port by which peers reach this worker (default: the address by which this host reaches the master)")
 	c.Flags().StringVar(&w.Socket, "socket", standalone.DefaultWorkerSocket(), "Unix socket for the clients of this host")

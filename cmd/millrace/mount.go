@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -67,10 +68,12 @@ type daemonFlags struct {
 	name, metrics, profiles, logFile string
 	master, socket                   string
 	tls                              wire.TLSFiles
+	wait                             time.Duration
 }
 
 func (o *daemonFlags) add(f *pflag.FlagSet) {
 	f.BoolVarP(&o.foreground, "foreground", "f", false, "stay in the foreground and log to the terminal")
+	f.DurationVar(&o.wait, "wait", standalone.DefaultWait, "how long a source, or a master elsewhere, may take to answer")
 	f.StringVar(&o.name, "name", "", "label dataset of the metrics (default: the mount point)")
 	f.StringVar(&o.metrics, "metrics-address", "", "where to serve Prometheus metrics, such as 127.0.0.1:9410; empty for nowhere")
 	f.StringVar(&o.profiles, "pprof", "", "where to serve profiles, such as 127.0.0.1:6060; empty for nowhere")
@@ -81,7 +84,7 @@ func (o *daemonFlags) add(f *pflag.FlagSet) {
 func (o *daemonFlags) run(cmd *cobra.Command, mountPoint string, configure func(*standalone.Daemon) error) error {
 	parent := standalone.FindParent()
 	d := &standalone.Daemon{
-		RunDir: runDir(cmd), Name: o.name, Lazy: o.lazy, Master: o.master, WorkerSocket: o.socket, TLS: o.tls,
+		RunDir: runDir(cmd), Name: o.name, Lazy: o.lazy, Master: o.master, WorkerSocket: o.socket, TLS: o.tls, Wait: o.wait,
 		Metrics: o.metrics, Profiles: o.profiles, Version: version, LogFile: o.logFile, Ready: parent.Ready,
 	}
 	err := d.At(mountPoint)

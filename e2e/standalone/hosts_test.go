@@ -2,9 +2,18 @@ package standalone_test
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
 	"fmt"
+	"math/big"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -170,12 +179,65 @@ func (h *hosts) status(i int) standalone.Status {
 
 func TestMasterWorkersAndClientsOnSeveralHosts(t *testing.T) {
 	t.Parallel()
-	several(t, nil, nil)
+	several(t, nil, nil, nil)
+}
+
+func TestSeveralHostsSpeakTLS(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	ours, theirs := certificates(t, dir+"/ours", "train-cache"), certificates(t, dir+"/theirs", "train-cache")
+	several(t, ours, ours, theirs)
+}
+
+// certificates makes a CA and a certificate with a name, and gives the flags
+// that name the files.
+func certificates(t *testing.T, dir, name string) []string {
+	t.Helper()
+	write := func(file, kind string, der []byte) string {
+		t.Helper()
+		at := filepath.Join(dir, file)
+		if err := errors.Join(os.MkdirAll(dir, 0o700), os.WriteFile(at, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		return at
+	}
+	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "ca"}, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageCertSign,
+	}
+	caDER, err := x509.CreateCertificate(rand.Reader, ca, ca, caKey.Public(), caKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf := &x509.Certificate{
+		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name}, NotBefore: ca.NotBefore, NotAfter: ca.NotAfter,
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	leafDER, err := x509.CreateCertificate(rand.Reader, leaf, ca, key.Public(), caKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalECPrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return []string{
+		"--tls-ca", write("ca.pem", "CERTIFICATE", caDER), "--tls-cert", write("cert.pem", "CERTIFICATE", leafDER),
+		"--tls-key", write("key.pem", "EC PRIVATE KEY", keyDER), "--tls-name", name,
+	}
 }
 
 // several proves a cache on three hosts; with flags of the servers and of those
-// who speak to them.
-func several(t *testing.T, serve, speak []string) {
+// who speak to them; nobody gets in with those of strangers.
+func several(t *testing.T, serve, speak, strangers []string) {
 	t.Helper()
 	s := newScene(t)
 	want := s.directory("source", 150<<20) // three stripes
@@ -185,6 +247,15 @@ func several(t *testing.T, serve, speak []string) {
 	h.worker(3, serve...)
 	two, three := h.client(2, speak...), h.client(3, speak...)
 	s.until("both workers are there", func() bool { sum := h.status(2).Summary; return sum != nil && len(sum.Workers) == 2 })
+	if strangers != nil {
+		for name, flags := range map[string][]string{"no certificate": nil, "another CA": strangers} {
+			got := finish(t, h.millrace(3, append([]string{"client", s.path("stranger"), "--master", address(1) + ":7510", "--log-file", s.path("stranger.log"),
+				"--wait", "2s"}, flags...)...))
+			if got.code != 1 || !strings.Contains(got.errors, address(1)) {
+				t.Errorf("%s: %+v", name, got)
+			}
+		}
+	}
 	if got := h.must(2, "load", two); !strings.Contains(got.out, fmt.Sprintf("in %d files", len(want))) {
 		t.Errorf("load: %+v", got)
 	}

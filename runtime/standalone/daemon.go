@@ -32,6 +32,8 @@ type Daemon struct {
 	// Name labels the metrics; the mount point if empty.
 	Name   string
 	Config *contract.RuntimeConfig
+	// Wait is how long a source or a master elsewhere may take to answer.
+	Wait time.Duration
 	// Lazy mounts although a source does not answer.
 	Lazy bool
 	// Master is host:port of a master elsewhere, and WorkerSocket the socket of
@@ -85,12 +87,8 @@ func (d *Daemon) Check() error {
 	return checkPlaces(d.Config, d.MountPoint)
 }
 
-const (
-	// lockPatience is how long a daemon that is on its way out may take.
-	lockPatience = 2 * time.Second
-	// sourceWait is how long a source may take to answer before the mount.
-	sourceWait = time.Minute
-)
+// lockPatience is how long a daemon that is on its way out may take.
+const lockPatience = 2 * time.Second
 
 // Run serves until ctx ends or somebody unmounts.
 func (d *Daemon) Run(ctx context.Context) error {
@@ -143,7 +141,7 @@ func (d *Daemon) prepare(ctx context.Context) error {
 		return err
 	}
 	if d.Master != "" {
-		config, err := configOf(ctx, d.Master, d.TLS, d.Secrets)
+		config, err := configOf(ctx, d.Master, d.TLS, d.Wait, d.Secrets)
 		d.Config = config
 		return err
 	}
@@ -169,7 +167,7 @@ func makeCaches(c *contract.RuntimeConfig) error {
 // look asks each source whether it is there, so that a wrong word or key is
 // told now and not by the first read.
 func (d *Daemon) look(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, sourceWait)
+	ctx, cancel := context.WithTimeout(ctx, d.Wait)
 	defer cancel()
 	var group errgroup.Group
 	for _, m := range d.settings("", "").Mounts() {

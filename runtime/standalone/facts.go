@@ -58,6 +58,9 @@ func answer(tell func(*facts) any) grpc.MethodHandler {
 func ask(ctx context.Context, conn *grpc.ClientConn, method string, into any) error {
 	reply := &wrapperspb.BytesValue{}
 	if err := conn.Invoke(ctx, method, &emptypb.Empty{}, reply, grpc.WaitForReady(true)); err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			err = fmt.Errorf("%w: %w", cause, err) // gRPC's words tell what it met last
+		}
 		return fmt.Errorf("ask the master at %s: %w", conn.Target(), err)
 	}
 	return json.Unmarshal(reply.GetValue(), into)

@@ -78,6 +78,8 @@ type Worker struct {
 	// labels the metrics.
 	Member, Node, Name, Version string
 	TLS                         wire.TLSFiles
+	// Wait is how long the master may take to answer.
+	Wait time.Duration
 }
 
 // Run serves until ctx ends.
@@ -85,7 +87,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	if len(w.Config.Worker.TieredStoreLevels) == 0 {
 		return component.Hopeless{Err: errors.New("where to cache: say --cache DIR:SIZE, such as --cache /var/cache/millrace:100Gi")}
 	}
-	told, err := configOf(ctx, w.Master, w.TLS, w.Secrets)
+	told, err := configOf(ctx, w.Master, w.TLS, w.Wait, w.Secrets)
 	if err != nil {
 		return err
 	}
@@ -148,12 +150,12 @@ func advertised(listen, advertise, masterAt string) (string, error) {
 	return net.JoinHostPort(host, port), nil
 }
 
-// masterWait is how long a master may take to answer before its configuration
+// DefaultWait is how long a master or a source may take to answer before a start
 // is given up.
-const masterWait = time.Minute
+const DefaultWait = time.Minute
 
 // configOf asks a master for its sources, and adds the secrets of this host.
-func configOf(ctx context.Context, masterAt string, files wire.TLSFiles, secrets []string) (*contract.RuntimeConfig, error) {
+func configOf(ctx context.Context, masterAt string, files wire.TLSFiles, wait time.Duration, secrets []string) (*contract.RuntimeConfig, error) {
 	secure, err := component.NewTLS(files)
 	if err != nil {
 		return nil, component.Hopeless{Err: err}
@@ -163,7 +165,7 @@ func configOf(ctx context.Context, masterAt string, files wire.TLSFiles, secrets
 		return nil, err
 	}
 	defer conn.Close()
-	ctx, cancel := context.WithTimeout(ctx, masterWait)
+	ctx, cancel := context.WithTimeoutCause(ctx, wait, fmt.Errorf("it did not answer within %s", wait))
 	defer cancel()
 	c := &contract.RuntimeConfig{}
 	if err := ask(ctx, conn, configMethod, c); err != nil {
