@@ -22,10 +22,14 @@ need /usr/sbin/sshd openssh-server
 need python3 python3
 need ip iproute2
 need nsenter util-linux
+need curl curl
+need openssl openssl
 need git git
 need java openjdk-17-jre-headless
 need mvn maven
 need mount mount
+need rsync rsync
+need sqlite3 sqlite3
 if [ ${#missing[@]} -gt 0 ]; then
 	command -v apt-get >/dev/null || die "missing: ${missing[*]}; install them with your package manager"
 	echo "millrace: installing ${missing[*]}"

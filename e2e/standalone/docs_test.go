@@ -89,6 +89,18 @@ until_dead() { until millrace status | grep -q Dead; do sleep 0.05; done; }
 	}
 }
 
+// TestTheCertificatesOfThePage runs the block about TLS, in a network of its own.
+func TestTheCertificatesOfThePage(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	s.directory("data", 5<<20)
+	c := inMachine(s, "ip link set lo up; mount --bind data /srv/data\n"+blocks(t)["sh tls"][0])
+	c.Args = slices.Insert(c.Args, 1, "--net")
+	if got := finish(t, c); got.code != 0 || !strings.Contains(got.out, "in 33 files") {
+		t.Errorf("exit code %d\n%s\n%s", got.code, got.errors, got.out)
+	}
+}
+
 // TestTheUnitOfThePage runs what systemd runs of the page's unit.
 func TestTheUnitOfThePage(t *testing.T) {
 	t.Parallel()
