@@ -147,7 +147,7 @@ func metricsOf(describe func(prometheus.Registerer), foreign bool) ([]metric, er
 var described = regexp.MustCompile(`^Desc\{fqName: "([^"]*)", help: (".*"), constLabels: \{.*\}, variableLabels: \{(.*)\}\}$`)
 
 // units are the endings of names: what is counted.
-var units = regexp.MustCompile(`_(bytes|seconds|total|ratio|per_second|files|workers|loads|complete|ready|entries|directories|connections|epoch|info)$`)
+var units = regexp.MustCompile(`_(bytes|seconds|total|ratio|per_second|files|workers|loads|complete|ready|entries|directories|connections|in_flight|epoch|info)$`)
 
 // parse reads a Desc.
 func parse(d *prometheus.Desc, c prometheus.Collector) (metric, error) {
