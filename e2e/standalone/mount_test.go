@@ -335,3 +335,35 @@ func TestAPlainUmountEndsTheDaemon(t *testing.T) {
 	}
 	s.until("the daemon has ended", func() bool { return len(s.statuses()) == 0 })
 }
+
+func TestAWebServersListingIsMounted(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	want := s.directory("source", 3<<20)
+	c := exec.Command("python3", "-m", "http.server", "--bind", "127.0.0.1", "0")
+	c.Dir = s.path("source")
+	c.Env = append(os.Environ(), "PYTHONUNBUFFERED=1")
+	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	out, err := c.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = c.Process.Kill()
+		_ = c.Wait()
+	})
+	said := make([]byte, 200) // Serving HTTP on 127.0.0.1 port 43215 (http://127.0.0.1:43215/) ...
+	n, err := out.Read(said)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, url, _ := strings.Cut(string(said[:n]), "(")
+	url, _, _ = strings.Cut(url, ")")
+	s.mustMount(strings.TrimSuffix(url, "/"), "mnt")
+	s.must("load", "mnt")
+	check(t, s.path("mnt"), want)
+	s.must("unmount", "mnt")
+}

@@ -211,7 +211,7 @@ func localDir(uri string) (string, bool) { return contract.LocalPath(uri) }
 // own, where pods have it mounted elsewhere.
 func openSource(ctx context.Context, c source.Config) (source.Store, error) {
 	if dir, ok := localDir(c.MountPoint); ok {
-		return posix.Open(dir, c.MountPoint)
+		return posix.OpenBelow(dir, "", c)
 	}
 	c.Egress = egress.Unrestricted() // who mounts may as well connect by hand
 	return kinds.Open(ctx, c)
