@@ -142,6 +142,12 @@ func (t *nodes) ino(id uint64) uint64 {
 	return id
 }
 
+// isDir tells whether this server gave out the id for a directory.
+func (t *nodes) isDir(id uint64) bool {
+	version, ok := t.version(id)
+	return id == RootIno || ok && version == modeDir
+}
+
 // version is what an id stands for; false if a former server gave it out.
 func (t *nodes) version(id uint64) (uint64, bool) {
 	t.mu.Lock()

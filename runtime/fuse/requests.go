@@ -8,6 +8,7 @@ import (
 	"syscall"
 
 	gofuse "github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 
 	"github.com/millrace/millrace/runtime/source"
 )
@@ -64,10 +65,17 @@ func (r *requests) status(ctx context.Context, err error) gofuse.Status {
 
 func (r *requests) String() string { return fsName }
 
+// nameMax is the longest name of most file systems, in bytes. Object stores may
+// have longer ones: they are found all the same.
+const nameMax = 255
+
 func (r *requests) Lookup(cancel <-chan struct{}, h *gofuse.InHeader, name string, out *gofuse.EntryOut) gofuse.Status {
 	ctx := r.request(cancel)
 	n, err := r.fs.Lookup(ctx, r.nodes.ino(h.NodeId), name)
 	if notExist(err) {
+		if len(name) > nameMax {
+			return gofuse.Status(syscall.ENAMETOOLONG)
+		}
 		// A reply without a node is remembered; an ENOENT is not.
 		out.SetEntryTimeout(negativeTimeout)
 		return gofuse.OK
@@ -153,13 +161,27 @@ func (r *requests) Readlink(cancel <-chan struct{}, h *gofuse.InHeader) ([]byte,
 	return []byte(n.Link), gofuse.OK
 }
 
-// Access: the mount has no permissions to check beyond those of the kernel.
-func (r *requests) Access(<-chan struct{}, *gofuse.AccessIn) gofuse.Status { return gofuse.ENOSYS }
+// Access answers access(2) and chdir(2). Whoever may see the mount may read it;
+// only files that are no programs are not to be executed.
+func (r *requests) Access(cancel <-chan struct{}, in *gofuse.AccessIn) gofuse.Status {
+	if in.Mask&unix.X_OK == 0 || r.nodes.isDir(in.NodeId) {
+		return gofuse.OK
+	}
+	ctx := r.request(cancel)
+	n, err := r.node(ctx, in.NodeId)
+	if err != nil {
+		return r.status(ctx, err)
+	}
+	if n.Mode&modeType == modeFile && n.Mode&0o111 == 0 {
+		return gofuse.EACCES
+	}
+	return gofuse.OK
+}
 
 func (r *requests) StatFs(cancel <-chan struct{}, _ *gofuse.InHeader, out *gofuse.StatfsOut) gofuse.Status {
 	const block = 4096
 	total, files := r.fs.StatFS(r.request(cancel))
-	out.Bsize, out.Frsize, out.NameLen = block, block, 255
+	out.Bsize, out.Frsize, out.NameLen = block, block, nameMax
 	out.Blocks = uint64(max(total, 0)+block-1) / block
 	out.Files = uint64(max(files, 0))
 	return gofuse.OK
