@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"time"
 )
 
 // stream is size bytes that differ by seed.
@@ -41,6 +42,7 @@ func fromS3(ctx context.Context, b *Bench) error {
 		return err
 	}
 	// The first read of a cache needs a new cache each time.
+	var last struct{ worker, client, server time.Duration }
 	fresh := func(bucket string, read func(mnt string) work) (side, func(), error) {
 		mount, err := store.mount(bucket)
 		if err != nil {
@@ -65,7 +67,12 @@ func fromS3(ctx context.Context, b *Bench) error {
 				}
 				return warmMemory(2 * size)
 			},
-			work: func() (done, error) { return read(mnt)() },
+			work: func() (done, error) {
+				server := store.cpu()
+				d, err := read(mnt)()
+				last.worker, last.client, last.server = c.workers[0].cpu(), c.clients[0].cpu(), store.cpu()-server
+				return d, err
+			},
 		}, end, nil
 	}
 	first, end, err := fresh("large", func(mnt string) work { return sequential(filepath.Join(mnt, "f"), 1, 1<<20) })
@@ -78,6 +85,11 @@ func fromS3(ctx context.Context, b *Bench) error {
 		return err
 	}
 	b.add(p.ratio("s3/first-read/2GiB", aim(0.75), gigabytes))
+	if last.worker > 0 {
+		perGB := func(d time.Duration) float64 { return d.Seconds() / (float64(size) / 1e9) }
+		b.add(once("s3/first-read/cpu", "s/GB", perGB(last.worker+last.client+last.server), nil, lower,
+			fmt.Sprintf("worker %.2f, client %.2f, S3 server %.2f; without the reader, in the last run", perGB(last.worker), perGB(last.client), perGB(last.server))))
+	}
 
 	first, end, err = fresh("small", func(mnt string) work { return small(mnt, n, 1) })
 	if err != nil {

@@ -51,8 +51,9 @@ const (
 type fetcher struct {
 	w *Worker
 	// ctx is the life of Run; fetches outlive those who asked first.
-	ctx context.Context
-	wg  sync.WaitGroup
+	ctx  context.Context
+	crew *crew // of the fetches
+	wg   sync.WaitGroup
 	// A fetch that may wait for a peer's fetch holds a slot of peer, and then
 	// one of source if no peer helps. One that waits for no peer holds only one
 	// of source, so it always comes to its end.
@@ -122,9 +123,12 @@ func newFetcher(w *Worker) *fetcher {
 	return f
 }
 
-func (f *fetcher) start(ctx context.Context) { f.ctx = ctx }
+func (f *fetcher) start(ctx context.Context) { f.ctx, f.crew = ctx, newCrew(ctx) }
 
-func (f *fetcher) wait() { f.wg.Wait() }
+func (f *fetcher) wait() {
+	f.crew.wg.Wait()
+	f.wg.Wait()
+}
 
 // ensure returns when the range of file is there, or why a block of it cannot
 // be; asOwner, when that is known of every block. got is where the blocks that
@@ -225,7 +229,7 @@ func (f *fetcher) fly(file *store.File, o *wirepb.Object, block int, r role) *fl
 	fl := &flight{done: make(chan struct{})}
 	f.flights[k] = fl
 	n := blockLength(file, block)
-	f.wg.Go(func() {
+	f.crew.run(func() {
 		fl.from, fl.err = f.fetch(o, block, off, n, r, owners)
 		f.mu.Lock()
 		delete(f.flights, k)
