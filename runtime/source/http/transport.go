@@ -139,6 +139,7 @@ var (
 	errSilent    = errors.New("the server does not answer in time")
 	errSlow      = errors.New("the server sends too slowly")
 	errDowngrade = errors.New("a redirect from https to http is not followed")
+	errScheme    = errors.New("a redirect that leaves HTTP is not followed")
 	errRedirects = fmt.Errorf("more than %d redirects", maxRedirects)
 )
 
@@ -151,10 +152,10 @@ func redirect(r *http.Request, via []*http.Request) error {
 		return errRedirects
 	case !strings.HasSuffix(first.Path, "/") && r.URL.Path == via[len(via)-1].URL.Path+"/":
 		return http.ErrUseLastResponse
+	case r.URL.Scheme != "http" && r.URL.Scheme != "https":
+		return fmt.Errorf("%w: to scheme %q", errScheme, r.URL.Scheme)
 	case via[len(via)-1].URL.Scheme == "https" && r.URL.Scheme != "https":
 		return errDowngrade
-	case r.URL.Scheme != "http" && r.URL.Scheme != "https":
-		return fmt.Errorf("a redirect to scheme %q is not followed", r.URL.Scheme)
 	}
 	r.Header.Del("Referer")
 	return nil
@@ -235,7 +236,7 @@ func (s *Store) once(ctx context.Context, method string, u *url.URL, header http
 
 // final errors are the same the next time.
 func final(err error) bool {
-	return errors.Is(err, egress.ErrRefused) || errors.Is(err, errDowngrade) || errors.Is(err, errRedirects) || untrusted(err)
+	return errors.Is(err, egress.ErrRefused) || errors.Is(err, errDowngrade) || errors.Is(err, errScheme) || errors.Is(err, errRedirects) || untrusted(err)
 }
 
 // untrusted tells whether the server's certificate is the trouble.
