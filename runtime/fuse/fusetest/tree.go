@@ -151,6 +151,23 @@ func (t *Tree) Put(p string, item Item) error {
 	return t.add(p, item)
 }
 
+// SetMode sets the permission bits of an entry. The kernel is not told.
+func (t *Tree) SetMode(p string, perm uint32) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := t.nodes[inoOf(p)]
+	n.Mode = n.Mode&syscall.S_IFMT | perm
+}
+
+// Fill puts so many empty files into a directory, without bytes on disk.
+func (t *Tree) Fill(dir string, entries int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for i := range entries {
+		t.link(fmt.Sprintf("%s/entry-%06d", dir, i), &node{Node: fuse.Node{Mode: syscall.S_IFREG | 0o644, Version: "none", ModTime: ModTime}})
+	}
+}
+
 // Remove takes an entry away. The kernel is not told.
 func (t *Tree) Remove(p string) {
 	t.mu.Lock()
