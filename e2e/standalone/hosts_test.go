@@ -242,7 +242,8 @@ func several(t *testing.T, serve, speak, strangers []string) {
 	s := newScene(t)
 	want := s.directory("source", 150<<20) // three stripes
 	h := newHosts(s, 3)
-	h.start(1, "master", append([]string{"master", s.path("source"), "--workers", "2", "--metrics-address", ":7511"}, serve...)...)
+	master := append([]string{"master", s.path("source"), "--workers", "2", "--metrics-address", ":7511"}, serve...)
+	stopMaster := h.start(1, "master", master...)
 	stop := h.worker(2, serve...)
 	h.worker(3, serve...)
 	two, three := h.client(2, speak...), h.client(3, speak...)
@@ -285,6 +286,19 @@ func several(t *testing.T, serve, speak, strangers []string) {
 		sum := h.status(3).Summary
 		return sum != nil && len(sum.Workers) == 2 && sum.CachedBytes == sum.UFSTotalBytes
 	})
+	stopMaster(syscall.SIGKILL)
+	if st := h.status(3); st.Summary != nil || !strings.Contains(st.Problem, address(1)) {
+		t.Errorf("status without a master: %+v", st)
+	}
+	if got, err := sumOf(three + "/model.bin"); err != nil || got != want["model.bin"] {
+		t.Errorf("a read without a master: %s, %v", got, err)
+	}
+	h.start(1, "master", master...)
+	s.until("all have found the new master", func() bool {
+		sum := h.status(3).Summary
+		return sum != nil && len(sum.Workers) == 2 && sum.CachedBytes == sum.UFSTotalBytes
+	})
+	check(t, three, want)
 }
 
 func TestAWorkerAndAClientSayThatThereIsNoMaster(t *testing.T) {
