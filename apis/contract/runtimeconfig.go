@@ -76,6 +76,27 @@ const (
 	OptionMetadataTTL = "metadata.ttl"
 )
 
+// Options of the native engine's clients, in ComponentConfig.Options of the
+// client; those of the worker and the master are looked at as well.
+const (
+	// OptionProfile is how a mount opens files: ProfileAuto (default), ProfileLarge
+	// or ProfileSmall.
+	OptionProfile = "fuse.profile"
+	// OptionBandwidth bounds the bytes a second, such as 200Mi, that a mount
+	// takes from other nodes and from the source (default: no bound).
+	OptionBandwidth = "read.bandwidth"
+	// OptionMemory bounds what a mount holds of remote bytes (default 64Mi).
+	OptionMemory = "read.memory"
+)
+
+// Values of OptionProfile.
+const (
+	// ProfileAuto finds out by a sample of the sizes when the mount is made.
+	ProfileAuto  = "auto"
+	ProfileLarge = "large"
+	ProfileSmall = "small"
+)
+
 // Encode writes c as runtime.json.
 func (c *RuntimeConfig) Encode() ([]byte, error) {
 	out, err := json.Marshal(c)

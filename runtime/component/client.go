@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
@@ -34,8 +35,13 @@ func RunClient(ctx context.Context, s *Settings, r *Registry, at ClientPlace) er
 	if err != nil {
 		return err
 	}
+	options, err := s.readOptions()
+	if err != nil {
+		return err
+	}
 	files, err := reader.New(reader.Config{
 		Name: s.Name, Node: s.Node, Master: master, Socket: at.Socket, Mounts: s.Mounts(), Registerer: r,
+		Bandwidth: options.bandwidth, MemoryBytes: options.memory,
 		Peers: wire.ClientOptions{TLS: secure},
 	})
 	if err != nil {
@@ -54,7 +60,12 @@ func RunClient(ctx context.Context, s *Settings, r *Registry, at ClientPlace) er
 		}))
 	})
 	group.Go(func() error {
-		server, err := fuse.Mount(ctx, files, fuse.Options{Dir: at.Dir, Metrics: r})
+		profile := options.profile
+		if profile == "" {
+			profile = files.Profile(ctx)
+		}
+		slog.Info("mount", "dir", at.Dir, "profile", profile)
+		server, err := fuse.Mount(ctx, files, fuse.Options{Dir: at.Dir, Metrics: r, Profile: profile})
 		if err != nil {
 			return fmt.Errorf("mount the dataset: %w", err)
 		}
