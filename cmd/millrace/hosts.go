@@ -29,7 +29,7 @@ func masterCommand() *cobra.Command {
 	}
 	sourceFlags(c.Flags(), &plan)
 	c.Flags().StringVar(&m.Listen, "listen", fmt.Sprintf(":%d", contract.MasterRPCPort), "where to serve workers and clients")
-	c.Flags().StringVar(&m.HTTP, "metrics-address", "", "where to serve the summary, health and Prometheus metrics, such as :7511; empty for nowhere")
+	c.Flags().StringVar(&m.HTTP, "metrics-address", "", "where to serve health and Prometheus metrics, such as :7511; empty for nowhere")
 	c.Flags().StringVar(&m.Profiles, "pprof", "", "where to serve profiles, such as 127.0.0.1:6060; empty for nowhere")
 	c.Flags().StringVar(&m.Name, "name", "", "label dataset of the metrics")
 	component.TLSFlags(c.Flags(), &m.TLS)

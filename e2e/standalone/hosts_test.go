@@ -248,6 +248,13 @@ func several(t *testing.T, serve, speak, strangers []string) {
 	h.worker(3, serve...)
 	two, three := h.client(2, speak...), h.client(3, speak...)
 	s.until("both workers are there", func() bool { sum := h.status(2).Summary; return sum != nil && len(sum.Workers) == 2 })
+	page, err := h.on(1, "curl", "-sf", "http://127.0.0.1:7511/metrics").Output()
+	if err != nil || !strings.Contains(string(page), "millrace_workers{") && !strings.Contains(string(page), "millrace_workers 2") {
+		t.Errorf("the master's metrics: %v, %s", err, page)
+	}
+	if out, err := h.on(1, "curl", "-sf", "-X", "POST", "http://127.0.0.1:7511/v1/retire").CombinedOutput(); err == nil {
+		t.Errorf("whoever reaches the metrics can empty the cache: %s", out)
+	}
 	if strangers != nil {
 		for name, flags := range map[string][]string{"no certificate": nil, "another CA": strangers} {
 			got := finish(t, h.millrace(3, append([]string{"client", s.path("stranger"), "--master", address(1) + ":7510", "--log-file", s.path("stranger.log"),

@@ -32,7 +32,7 @@ func hostname() string {
 // Master is the master of a cache on several hosts.
 type Master struct {
 	Config *contract.RuntimeConfig
-	// Listen is where it serves gRPC, HTTP the summary and metrics.
+	// Listen is where it serves gRPC, HTTP health and metrics.
 	Listen, HTTP, Profiles string
 	// Name labels the metrics. Workers is how many workers there shall be.
 	Name, Version string
@@ -56,10 +56,20 @@ func (m *Master) Run(ctx context.Context) error {
 	s := &component.Settings{RuntimeConfig: m.Config, Dataset: m.Name, Name: hostname(), Node: hostname(), Version: m.Version, OpenSource: openSource}
 	r := component.NewRegistry(s)
 	return withProfiles(ctx, m.Profiles, func(ctx context.Context) error {
-		return component.RunMaster(ctx, s, r, component.MasterPlace{RPC: m.Listen, HTTP: m.HTTP, TLS: m.TLS, Register: func(g *grpc.Server, of *master.Master) {
-			registerFacts(g, m.Config, of)
-		}})
+		group, ctx := errgroup.WithContext(ctx)
+		// Not all that a master serves in a pod: there, /v1/retire empties the cache.
+		group.Go(func() error {
+			return component.ServeHTTP(ctx, m.HTTP, component.HealthHandler(r, func() error { return nil }))
+		})
+		group.Go(func() error { return m.serve(ctx, s, r) })
+		return group.Wait()
 	})
+}
+
+func (m *Master) serve(ctx context.Context, s *component.Settings, r *component.Registry) error {
+	return component.RunMaster(ctx, s, r, component.MasterPlace{RPC: m.Listen, TLS: m.TLS, Register: func(g *grpc.Server, of *master.Master) {
+		registerFacts(g, m.Config, of)
+	}})
 }
 
 // Worker is the worker of one host.
