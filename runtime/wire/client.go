@@ -24,6 +24,8 @@ const (
 	// each time it fails again, up to maxSuspect.
 	suspectFor = 3 * time.Second
 	maxSuspect = time.Minute
+	// patience is longer than a source may take for a block.
+	patience = 3 * time.Minute
 	// minRate in bytes a second is below what any network of a cache gives.
 	minRate = 1 << 20
 	// verifyChunk is received and verified at once: it stays in the processor's
@@ -41,6 +43,8 @@ const (
 type ClientOptions struct {
 	// Silence is for how long a peer may say nothing before it is taken for dead.
 	Silence time.Duration
+	// Patience is for how long a peer may say that it works on an answer.
+	Patience time.Duration
 	// SuspectFor is for how long nobody asks a peer that failed.
 	SuspectFor time.Duration
 	// TLS, if not nil, is spoken to peers at host:port.
@@ -77,6 +81,9 @@ type clientConn struct {
 func NewClient(opts ClientOptions) *Client {
 	if opts.Silence <= 0 {
 		opts.Silence = silence
+	}
+	if opts.Patience <= 0 {
+		opts.Patience = patience
 	}
 	if opts.SuspectFor <= 0 {
 		opts.SuspectFor = suspectFor
@@ -377,7 +384,7 @@ func (c *Client) exchange(ctx context.Context, conn *clientConn, requests [][]by
 // goes into f.
 func (c *Client) take(in *bufio.Reader, f *fetch, extend func(time.Duration)) (begun bool, err error) {
 	var header [answerHeader]byte
-	for {
+	for start := time.Now(); ; {
 		extend(c.opts.Silence)
 		if n, err := io.ReadFull(in, header[:]); err != nil {
 			return begun || n > 0, fmt.Errorf("%w: wait for an answer: %w", ErrPeer, err)
@@ -387,6 +394,8 @@ func (c *Client) take(in *bufio.Reader, f *fetch, extend func(time.Duration)) (b
 		switch {
 		case err != nil:
 			return true, fmt.Errorf("%w: %w", ErrPeer, err)
+		case a.status == statusWorking && time.Since(start) > c.opts.Patience:
+			return true, fmt.Errorf("%w: no answer in %s", ErrPeer, c.opts.Patience)
 		case a.status == statusWorking:
 			continue
 		case a.status != wirepb.Status_STATUS_OK:

@@ -32,6 +32,9 @@ const (
 	localHeader  = 32
 	// maxLocal bounds a packet. Its bitmap covers files of 1 TiB.
 	maxLocal = localHeader + 32<<10
+	// minLocalBlock and maxBitmap bound what a client keeps of a file.
+	minLocalBlock = 4 << 10
+	maxBitmap     = 64 << 20
 )
 
 type kind uint8
@@ -106,7 +109,13 @@ func parseOpen(m message) (*wirepb.Object, error) {
 type Bitmap []byte
 
 // BitmapBytes is the length of the bitmap of a file.
-func BitmapBytes(size, block int64) int64 { return ((size+block-1)/block + 7) / 8 }
+func BitmapBytes(size, block int64) int64 {
+	n := blocksOf(size, block)
+	return n/8 + min(1, n%8)
+}
+
+// blocksOf is how many blocks a file has; the last may be shorter.
+func blocksOf(size, block int64) int64 { return size/block + min(1, size%block) }
 
 // Has tells whether block i is there.
 func (b Bitmap) Has(i int64) bool { return i>>3 < int64(len(b)) && b[i>>3]&(1<<(i&7)) != 0 }

@@ -248,7 +248,7 @@ func (l *Local) Open(ctx context.Context, o *wirepb.Object, first int64) (*Local
 		return nil, err
 	}
 	opened := a.kind == kindOpened || a.kind == kindOpenedComplete || a.kind == kindOpenedBlind
-	if !opened || a.file == nil || a.n <= 0 || a.handle == 0 {
+	if !opened || a.file == nil || a.n < minLocalBlock || a.handle == 0 || BitmapBytes(o.GetSize(), a.n) > maxBitmap {
 		l.abandon(a)
 		return nil, fmt.Errorf("%w: %w", ErrPeer, errLocal)
 	}
@@ -319,7 +319,7 @@ func (f *LocalFile) Ensure(ctx context.Context, off, n int64) error {
 	for i := off / f.block; i*f.block < off+n && !f.complete; i++ {
 		f.present.Set(i)
 	}
-	f.complete = f.complete || f.present.Full((f.size+f.block-1)/f.block)
+	f.complete = f.complete || f.present.Full(blocksOf(f.size, f.block))
 	return nil
 }
 
