@@ -34,8 +34,11 @@ type Settings struct {
 	// Version of the program.
 	Version string
 	// OpenSource connects to a source; kinds.Open if nil.
-	OpenSource func(context.Context, source.Config) (source.Store, error)
+	OpenSource OpenSource
 }
+
+// OpenSource opens a source by the scheme of its mount point.
+type OpenSource func(context.Context, source.Config) (source.Store, error)
 
 // ReadSettings reads runtime.json and the environment of a pod.
 func ReadSettings() (*Settings, error) {

@@ -1,4 +1,4 @@
-package main
+package command
 
 import (
 	"context"
@@ -8,18 +8,17 @@ import (
 
 	"github.com/millrace/millrace/apis/contract"
 	"github.com/millrace/millrace/runtime/component"
-	"github.com/millrace/millrace/runtime/wire"
 )
 
-func workerCommand(files *wire.TLSFiles) *cobra.Command {
+func workerCommand(p *program) *cobra.Command {
 	var at component.WorkerPlace
 	c := &cobra.Command{
 		Use:   "worker",
 		Short: "Keep bytes, and give them to peers and to the clients of this node",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return run(cmd, func(ctx context.Context, s *component.Settings, r *component.Registry) error {
-				at.TLS = *files
+			return p.run(cmd, func(ctx context.Context, s *component.Settings, r *component.Registry) error {
+				at.TLS = *p.files
 				return component.RunWorker(ctx, s, r, at)
 			})
 		},

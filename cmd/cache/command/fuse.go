@@ -1,4 +1,4 @@
-package main
+package command
 
 import (
 	"context"
@@ -9,24 +9,23 @@ import (
 
 	"github.com/millrace/millrace/apis/contract"
 	"github.com/millrace/millrace/runtime/component"
-	"github.com/millrace/millrace/runtime/wire"
 )
 
-func fuseCommand(files *wire.TLSFiles) *cobra.Command {
+func fuseCommand(p *program) *cobra.Command {
 	var at component.ClientPlace
 	c := &cobra.Command{
 		Use:   "fuse",
 		Short: "Mount the dataset as a file system",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return run(cmd, func(ctx context.Context, s *component.Settings, r *component.Registry) error {
+			return p.run(cmd, func(ctx context.Context, s *component.Settings, r *component.Registry) error {
 				if at.Dir == "" {
 					at.Dir = s.TargetPath
 				}
 				if at.Dir == "" {
 					return fmt.Errorf("where to mount: neither --mount-path nor $%s nor targetPath is set", contract.EnvRuntimeMountPath)
 				}
-				at.TLS = *files
+				at.TLS = *p.files
 				return component.RunClient(ctx, s, r, at)
 			})
 		},

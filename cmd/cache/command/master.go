@@ -1,4 +1,4 @@
-package main
+package command
 
 import (
 	"context"
@@ -8,18 +8,17 @@ import (
 
 	"github.com/millrace/millrace/apis/contract"
 	"github.com/millrace/millrace/runtime/component"
-	"github.com/millrace/millrace/runtime/wire"
 )
 
-func masterCommand(files *wire.TLSFiles) *cobra.Command {
+func masterCommand(p *program) *cobra.Command {
 	var at component.MasterPlace
 	c := &cobra.Command{
 		Use:   "master",
 		Short: "List the sources, know the workers, run load jobs",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return run(cmd, func(ctx context.Context, s *component.Settings, r *component.Registry) error {
-				at.TLS = *files
+			return p.run(cmd, func(ctx context.Context, s *component.Settings, r *component.Registry) error {
+				at.TLS = *p.files
 				return component.RunMaster(ctx, s, r, at)
 			})
 		},

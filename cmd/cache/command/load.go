@@ -1,4 +1,4 @@
-package main
+package command
 
 import (
 	"context"
@@ -21,14 +21,14 @@ import (
 // progressEvery is how often the log tells how far the load is.
 const progressEvery = 5 * time.Second
 
-func loadCommand(files *wire.TLSFiles) *cobra.Command {
+func loadCommand(p *program) *cobra.Command {
 	var termination string
 	c := &cobra.Command{
 		Use:   "load",
 		Short: "Bring targets into the cache, as $" + contract.EnvDataLoadPath + " says, and wait for the end",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			message, err := runLoad(cmd.Context(), *files)
+			message, err := runLoad(cmd.Context(), *p.files)
 			if err != nil {
 				message = err.Error()
 			}
