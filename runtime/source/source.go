@@ -78,12 +78,9 @@ type Walker interface {
 	Walk(ctx context.Context, dir string, each func(Object) error) error
 }
 
-// Omitter is a Store that tells what its listings leave out without an error,
-// because no file system could show it under a name of its own.
+// Omitter is a Store that tells what its listings leave out; Omissions is how.
 type Omitter interface {
-	// Omitted counts the names left out since the Store was opened; each
-	// listing counts anew.
-	Omitted() int64
+	Omitted() (n int, first string)
 }
 
 // Config is what a Store is opened from.

@@ -110,7 +110,7 @@ func (s *Store) lookAt(ctx context.Context, d *handle, dir string, names []strin
 		for i, name := range names {
 			text := toText(name)
 			if len(text) > maxName {
-				s.omitted.Add(1)
+				s.Omit(path.Join(dir, text))
 				continue
 			}
 			err := statx(d.fd, name, 0, &st)

@@ -8,7 +8,6 @@ import (
 	"path"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -42,7 +41,7 @@ type Store struct {
 	roots    []string
 	identity identity
 	gate     *gate
-	omitted  atomic.Int64
+	source.Omissions
 
 	mu     sync.Mutex
 	root   *handle
@@ -120,10 +119,6 @@ func OpenBelow(dir, sub string, c source.Config) (*Store, error) {
 
 // String is the mount point.
 func (s *Store) String() string { return s.name }
-
-// Omitted is how many names listings have left out because no reader could
-// have asked for them.
-func (s *Store) Omitted() int64 { return s.omitted.Load() }
 
 // Close lets go of the directory, after the calls that are under way.
 func (s *Store) Close() error {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -28,8 +29,11 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func admin(t *testing.T, server *s3server.Server) *awss3.Client {
+func admin(t testing.TB, server *s3server.Server, tune ...func(*http.Transport)) *awss3.Client {
 	transport := &http.Transport{}
+	for _, f := range tune {
+		f(transport)
+	}
 	t.Cleanup(transport.CloseIdleConnections)
 	return awss3.New(awss3.Options{HTTPClient: &http.Client{Transport: transport}, BaseEndpoint: &server.Endpoint, Region: "us-east-1", UsePathStyle: true,
 		Credentials: credentials.NewStaticCredentialsProvider(s3server.AccessKey, s3server.SecretKey, "")})
@@ -42,13 +46,24 @@ func open(t *testing.T, server *s3server.Server, mountPoint, secret string) *s3.
 
 func openAt(t *testing.T, endpoint, mountPoint, secret string) *s3.Store {
 	t.Helper()
-	s, err := s3.Open(t.Context(), source.Config{
-		MountPoint: mountPoint,
-		Options: map[string]string{"alluxio.underfs.s3.endpoint": endpoint, "alluxio.underfs.s3.disable.dns.buckets": "true",
-			"alluxio.underfs.s3.socket.timeout": "500 ms"},
+	return openWith(t, endpoint, mountPoint, secret, nil)
+}
+
+func config(endpoint, mountPoint, secret string, more map[string]string) source.Config {
+	options := map[string]string{"alluxio.underfs.s3.endpoint": endpoint, "alluxio.underfs.s3.disable.dns.buckets": "true",
+		"alluxio.underfs.s3.socket.timeout": "500 ms"}
+	maps.Copy(options, more)
+	return source.Config{
+		MountPoint:     mountPoint,
+		Options:        options,
 		EncryptOptions: map[string]string{"aws.accessKeyId": s3server.AccessKey, "aws.secretKey": secret},
 		Egress:         egress.Unrestricted(),
-	})
+	}
+}
+
+func openWith(t *testing.T, endpoint, mountPoint, secret string, more map[string]string) *s3.Store {
+	t.Helper()
+	s, err := s3.Open(t.Context(), config(endpoint, mountPoint, secret, more))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,9 +87,9 @@ func TestSuiteAgainstARealServer(t *testing.T) {
 	for _, prefix := range []string{"", "some/prefix"} {
 		t.Run("prefix "+prefix, func(t *testing.T) {
 			key := func(path string) string { return strings.TrimPrefix(prefix+"/"+path, "/") }
-			sourcetest.Run(t, sourcetest.Fixture{
+			f := sourcetest.Fixture{
 				Open: func(t *testing.T) source.Store {
-					return open(t, server, strings.TrimSuffix("s3://suite/"+prefix, "/"), s3server.SecretKey)
+					return openWith(t, server.Endpoint, strings.TrimSuffix("s3://suite/"+prefix, "/"), s3server.SecretKey, map[string]string{"socket-timeout": "10s"})
 				},
 				Put: func(t *testing.T, path string, data []byte) { put(t, c, "suite", key(path), data) },
 				Remove: func(t *testing.T, path string) {
@@ -82,8 +97,11 @@ func TestSuiteAgainstARealServer(t *testing.T) {
 						t.Fatal(err)
 					}
 				},
-				Stop: server.Down, Start: server.Up,
-			})
+			}
+			if prefix == "" { // once is enough
+				f.Stop, f.Start = func(t *testing.T) { server.Down(t) }, func(t *testing.T) { server.Up(t) }
+			}
+			sourcetest.Run(t, f)
 			emptyBucket(t, c)
 		})
 	}
@@ -153,7 +171,7 @@ func TestAnEndpointOfTheMachineItselfIsRefusedUnlessAllowed(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The policy is asked for what a name leads to, and for an address at once.
-	config := func(endpoint string, allow ...string) source.Config {
+	allowed := func(endpoint string, allow ...string) source.Config {
 		policy, err := egress.Parse(allow)
 		if err != nil {
 			t.Fatal(err)
@@ -163,12 +181,12 @@ func TestAnEndpointOfTheMachineItselfIsRefusedUnlessAllowed(t *testing.T) {
 		}}
 	}
 	for _, endpoint := range []string{server.Endpoint, "localhost:9000", "http://169.254.169.254", "http://[::ffff:127.0.0.1]:9000"} {
-		_, err := s3.Open(t.Context(), config(endpoint, "10.0.0.0/8"))
+		_, err := s3.Open(t.Context(), allowed(endpoint, "10.0.0.0/8"))
 		if !errors.Is(err, source.ErrDenied) || !strings.Contains(err.Error(), "option endpoint") || !strings.Contains(err.Error(), "egress.allow") {
 			t.Errorf("endpoint %s: %v", endpoint, err)
 		}
 	}
-	s, err := s3.Open(t.Context(), config(server.Endpoint, "127.0.0.0/8"))
+	s, err := s3.Open(t.Context(), allowed(server.Endpoint, "127.0.0.0/8"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -341,12 +359,17 @@ func answers(t *testing.T, keys ...string) *httptest.Server {
 	return server
 }
 
-func TestKeysThatNoFileSystemHasAreLeftOutAndAnObjectHidesADirectory(t *testing.T) {
-	server := answers(t, "a", "a//b", "a/b", "a-c", "a.d/x", "b/", "b/c", "d", "d!", "d!/x", "d/e", "d/f/g", "e/./f", "e/../g", "e/h", "/lead")
-	want := []string{"a", "a-c", "a.d/x", "b/c", "d", "d!", "e/h"}
-	list, walk := listed(t, openAt(t, server.URL, "s3://odd", s3server.SecretKey), "")
+func TestKeysThatNoFileSystemHasAreLeftOutAndCountedAndADirectoryHidesAnObject(t *testing.T) {
+	server := answers(t, "a", "a//b", "a/b", "a-c", "a.d/x", "b/", "b/c", "d", "d!", "d!/x", "d/e", "d/f/g", "e/./f", "e/../g", "e/h", "/lead", strings.Repeat("x", 256))
+	want := []string{"a-c", "a.d/x", "a/b", "b/c", "d!/x", "d/e", "d/f/g", "e/h"}
+	s := openAt(t, server.URL, "s3://odd", s3server.SecretKey)
+	list, walk := listed(t, s, "")
 	if !slices.Equal(list, want) || !slices.Equal(walk, want) {
 		t.Errorf("listed %q\nwalked %q\nwant   %q", list, walk, want)
+	}
+	// Hidden: a, d, d!. Odd by List: /, a//, e/./, e/../, x…; and by Walk what lies below them: 4 more.
+	if n, first := s.Omitted(); n != 12 || first != "/" {
+		t.Errorf("left out %d, the first %q", n, first)
 	}
 }
 
@@ -408,11 +431,13 @@ func TestAServerThatStallsOrBreaksOffIsUnavailable(t *testing.T) {
 	for name, tc := range map[string]struct {
 		after int64
 		stall bool
+		want  error
 	}{
-		"it never answers":           {0, true},
-		"it stalls within the body":  {1 << 20, true},
-		"it breaks off in the body":  {1 << 20, false},
-		"it closes every connection": {0, false},
+		"it never answers":              {0, true, source.ErrUnavailable},
+		"it stalls within the body":     {1 << 20, true, source.ErrUnavailable},
+		"it breaks off again and again": {1 << 18, false, source.ErrUnavailable},
+		"it breaks off three times":     {1 << 20, false, nil}, // the read goes on where it was
+		"it closes every connection":    {0, false, source.ErrUnavailable},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -422,7 +447,7 @@ func TestAServerThatStallsOrBreaksOffIsUnavailable(t *testing.T) {
 				_, err = io.Copy(io.Discard, r)
 				r.Close()
 			}
-			if !errors.Is(err, source.ErrUnavailable) {
+			if !errors.Is(err, tc.want) {
 				t.Errorf("read: %v", err)
 			}
 			if tc.after == 0 {

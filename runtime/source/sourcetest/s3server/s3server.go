@@ -27,7 +27,7 @@ type Server struct {
 }
 
 // Start runs a server over an empty directory.
-func Start(t *testing.T) *Server {
+func Start(t testing.TB) *Server {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -41,8 +41,19 @@ func Start(t *testing.T) *Server {
 	return s
 }
 
+// Put makes an empty object in a bucket that is there, behind the server's back,
+// and returns its file.
+func (s *Server) Put(t testing.TB, bucket, key string) string {
+	t.Helper()
+	file := filepath.Join(s.dir, bucket, key)
+	if err := os.WriteFile(file, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
 // Up starts the server on its old address and files and waits until it answers.
-func (s *Server) Up(t *testing.T) {
+func (s *Server) Up(t testing.TB) {
 	t.Helper()
 	s.cmd = exec.Command(binary(t), "--port", s.address, "posix", s.dir)
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // also when the test is killed
@@ -64,7 +75,7 @@ func (s *Server) Up(t *testing.T) {
 }
 
 // Down kills the server; its files stay.
-func (s *Server) Down(t *testing.T) {
+func (s *Server) Down(t testing.TB) {
 	t.Helper()
 	if s.cmd != nil {
 		_ = s.cmd.Process.Kill()
@@ -77,7 +88,7 @@ func (s *Server) Down(t *testing.T) {
 const version = "v1.0.14"
 
 // binary is the gateway; it is built if `make tools` has not done so.
-func binary(t *testing.T) string {
+func binary(t testing.TB) string {
 	t.Helper()
 	_, here, _, _ := runtime.Caller(0)
 	bin := filepath.Join(filepath.Dir(here), "..", "..", "..", "..", "out", "bin")
