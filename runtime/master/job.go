@@ -202,6 +202,10 @@ func (j *job) end(ctx context.Context, err error) {
 	if ctx.Err() != nil {
 		err = errors.New(cancelled)
 	}
+	short := ""
+	if err == nil {
+		short = j.shortCopies()
+	}
 	j.mu.Lock()
 	j.ended = time.Now()
 	p := &j.progress
@@ -210,7 +214,7 @@ func (j *job) end(ctx context.Context, err error) {
 	case err != nil:
 		p.Phase, p.Message = contract.LoadFailed, err.Error()
 	case p.BytesDone >= p.BytesTotal:
-		p.Phase, p.Message = contract.LoadComplete, ""
+		p.Phase, p.Message = contract.LoadComplete, short
 	default:
 		p.Phase = contract.LoadFailed
 		p.Message = fmt.Sprintf("cached %s of %s (%.1f%%): %s", FormatBytes(p.BytesDone), FormatBytes(p.BytesTotal),

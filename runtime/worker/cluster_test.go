@@ -418,6 +418,27 @@ func TestWhatIsReadIsCopiedToEveryOwner(t *testing.T) {
 	}
 }
 
+func TestALoadSaysWhereCopiesAreMissing(t *testing.T) {
+	t.Parallel()
+	files, total := dataset(12)
+	c := newCluster(t, func(o *master.Options) { o.Workers, o.Replicas = 2, 2 }, files)
+	c.worker("a", 1<<30)
+	c.worker("b", total/2)
+	p := c.load(0)
+	if p.GetPhase() != contract.LoadComplete || p.GetBytesDone() != total || !strings.Contains(p.GetMessage(), "fewer than 2 copies: the cache has no room") {
+		t.Errorf("with a worker that is too small: %v", p)
+	}
+	if p := c.load(3); p.GetPhase() != contract.LoadComplete || !strings.Contains(p.GetMessage(), "fewer than 3 copies: there are 2 workers") {
+		t.Errorf("with a worker too few: %v", p)
+	}
+	if got := c.read.Load(); got != total {
+		t.Errorf("the source gave %d bytes of %d", got, total)
+	}
+	if s := c.master.Summary(); s.CachedBytes != total {
+		t.Errorf("%d bytes count as cached of %d: each counts once", s.CachedBytes, total)
+	}
+}
+
 // TestAPeerWithBadBytesIsNotBelievedAndLooksAgain damages what a worker keeps.
 func TestAPeerWithBadBytesIsNotBelievedAndLooksAgain(t *testing.T) {
 	t.Parallel()
