@@ -64,6 +64,7 @@ func workerCommand() *cobra.Command {
 	c.Flags().StringVar(&w.Node, "node", "", "name of the machine (default: the host's name)")
 	c.Flags().StringVar(&w.Name, "name", "", "label dataset of the metrics")
 	secretFlag(c.Flags(), &plan)
+	engineFlag(c.Flags(), &plan)
 	component.TLSFlags(c.Flags(), &w.TLS)
 	cacheFlags(c.Flags(), &plan)
 	return c

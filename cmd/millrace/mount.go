@@ -48,8 +48,9 @@ func clientCommand() *cobra.Command {
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return o.run(cmd, args[0], func(d *standalone.Daemon) (err error) {
-				d.Secrets = plan.Secrets
-				return nil
+				d.Secrets, plan.Secrets = plan.Secrets, nil // they are for the sources that the master tells of
+				d.Config, err = plan.Config()
+				return err
 			})
 		},
 	}
@@ -57,6 +58,7 @@ func clientCommand() *cobra.Command {
 	_ = c.MarkFlagRequired("master")
 	c.Flags().StringVar(&o.socket, "worker-socket", standalone.DefaultWorkerSocket(), "Unix socket of the worker on this machine, if there is one")
 	secretFlag(c.Flags(), &plan)
+	engineFlag(c.Flags(), &plan)
 	component.TLSFlags(c.Flags(), &o.tls)
 	o.add(c.Flags())
 	return c
@@ -115,8 +117,12 @@ func (o *daemonFlags) run(cmd *cobra.Command, mountPoint string, configure func(
 func sourceFlags(f *pflag.FlagSet, p *standalone.Plan) {
 	f.StringArrayVarP(&p.Mounts, "mount", "m", nil, "/PATH=SOURCE: show a source at a path below the mount point")
 	f.StringArrayVarP(&p.Options, "option", "o", nil, "KEY=VALUE: option of the sources, or /PATH:KEY=VALUE of one of them")
-	f.StringArrayVar(&p.Engine, "set", nil, "KEY=VALUE: option of the engine, such as metadata.ttl=30s")
+	engineFlag(f, p)
 	secretFlag(f, p)
+}
+
+func engineFlag(f *pflag.FlagSet, p *standalone.Plan) {
+	f.StringArrayVar(&p.Engine, "set", nil, "KEY=VALUE: option of the engine, such as metadata.ttl=30s")
 }
 
 func secretFlag(f *pflag.FlagSet, p *standalone.Plan) {

@@ -141,9 +141,12 @@ func (d *Daemon) prepare(ctx context.Context) error {
 		return err
 	}
 	if d.Master != "" {
-		config, err := configOf(ctx, d.Master, d.TLS, d.Wait, d.Secrets)
-		d.Config = config
-		return err
+		told, err := configOf(ctx, d.Master, d.TLS, d.Wait, d.Secrets)
+		if err != nil {
+			return err
+		}
+		adopt(d.Config, told)
+		return nil
 	}
 	if err := makeCaches(d.Config); err != nil {
 		return err

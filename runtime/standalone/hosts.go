@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -101,10 +102,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w.Config.Mounts = told.Mounts
-	if len(w.Config.Worker.Options) == 0 {
-		w.Config.Master, w.Config.Worker.Options = told.Master, told.Worker.Options
-	}
+	adopt(w.Config, told)
 	if err := checkPlaces(w.Config, ""); err != nil {
 		return err
 	}
@@ -182,6 +180,22 @@ func configOf(ctx context.Context, masterAt string, files wire.TLSFiles, wait ti
 		return nil, err
 	}
 	return c, addSecrets(c.Mounts, secrets)
+}
+
+// adopt takes in what a master tells: its sources, and its options where this
+// host has none of its own.
+func adopt(own, told *contract.RuntimeConfig) {
+	own.Mounts = told.Mounts
+	for _, c := range []struct{ own, told *contract.ComponentConfig }{
+		{&own.Master, &told.Master}, {&own.Worker, &told.Worker}, {&own.Client, &told.Client},
+	} {
+		options := maps.Clone(c.told.Options)
+		if options == nil {
+			options = map[string]string{}
+		}
+		maps.Copy(options, c.own.Options)
+		c.own.Options = options
+	}
 }
 
 // withProfiles serves profiles for as long as run runs.

@@ -54,6 +54,29 @@ func TestWordsBecomeAConfiguration(t *testing.T) {
 	}
 }
 
+func TestAHostsOwnOptionsWinOverThoseOfTheMaster(t *testing.T) {
+	options := func(kv ...string) contract.ComponentConfig {
+		c := contract.ComponentConfig{Options: map[string]string{}}
+		for i := 0; i < len(kv); i += 2 {
+			c.Options[kv[i]] = kv[i+1]
+		}
+		return c
+	}
+	own := &contract.RuntimeConfig{Client: options("a", "1"), Worker: contract.ComponentConfig{TieredStoreLevels: []contract.TierConfig{{MediumType: "SSD"}}}}
+	told := &contract.RuntimeConfig{
+		Mounts: []contract.MountConfig{{MountPoint: "s3://b"}}, Client: options("a", "2", "b", "3"), Worker: options("c", "4"),
+	}
+	adopt(own, told)
+	want := &contract.RuntimeConfig{Mounts: told.Mounts, Master: options(), Client: options("a", "1", "b", "3"), Worker: options("c", "4")}
+	want.Worker.TieredStoreLevels = []contract.TierConfig{{MediumType: "SSD"}}
+	if diff := cmp.Diff(want, own); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff(options("a", "2", "b", "3"), told.Client); diff != "" {
+		t.Error("what was told has changed:", diff)
+	}
+}
+
 func TestOptionsThatLookLikeSecretsAreRefused(t *testing.T) {
 	for _, key := range []string{
 		"aws.secretKey", "secret-key", "aws.secretAccessKey", "fs.s3a.secret.key", "fs.oss.accessKeySecret", "fs.tos.secret-access-key",
