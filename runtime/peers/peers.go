@@ -58,6 +58,21 @@ func (v *View) Owners(key string, off int64) []*wirepb.Member {
 	return s.named(ring.Owners(key, off/s.stripe, s.members, s.replicas))
 }
 
+// Present are Owners as they will be when those have left that are gone now:
+// in place of each comes the next in rank.
+func (v *View) Present(key string, off int64, gone func(address string) bool) []*wirepb.Member {
+	s := v.state.Load()
+	if s == nil {
+		return nil
+	}
+	owners := s.named(ring.Owners(key, off/s.stripe, s.members, s.replicas))
+	if !slices.ContainsFunc(owners, func(m *wirepb.Member) bool { return gone(m.GetAddress()) }) {
+		return owners
+	}
+	here := slices.DeleteFunc(slices.Clone(s.members), func(m ring.Member) bool { return gone(s.byName[m.Name].GetAddress()) })
+	return s.named(ring.Owners(key, off/s.stripe, here, s.replicas))
+}
+
 // Former are workers that may still have the byte at off because they owned it
 // before others joined, the last owner first.
 func (v *View) Former(key string, off int64) []*wirepb.Member {

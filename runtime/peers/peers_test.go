@@ -46,3 +46,30 @@ func TestOwnersAreOfTheStripeAndOfThoseWithRoom(t *testing.T) {
 		t.Errorf("replicas are one if nothing is said, not %d", len(owners))
 	}
 }
+
+// Whoever will own a stripe when the dead have left is asked already.
+func TestThoseThatAreGoneAreReplacedByTheNextInRank(t *testing.T) {
+	members := func(n int) *wirepb.Members {
+		m := &wirepb.Members{Replicas: 2, StripeBytes: 100}
+		for i := range n {
+			m.Workers = append(m.Workers, &wirepb.Member{Name: fmt.Sprint("w", i), Address: fmt.Sprint(i), CapacityBytes: int64(i + 1)})
+		}
+		return m
+	}
+	var all, left peers.View
+	all.Set(members(5))
+	left.Set(members(4))
+	nobody := func(string) bool { return false }
+	for off := int64(0); off < 20_000; off += 100 {
+		if got, want := fmt.Sprint(all.Present("k", off, nobody)), fmt.Sprint(all.Owners("k", off)); got != want {
+			t.Fatalf("at %d with all: %s, want %s", off, got, want)
+		}
+		got := fmt.Sprint(all.Present("k", off, func(a string) bool { return a == "4" }))
+		if want := fmt.Sprint(left.Owners("k", off)); got != want {
+			t.Fatalf("at %d without one: %s, want %s", off, got, want)
+		}
+		if got := all.Present("k", off, func(string) bool { return true }); len(got) != 0 {
+			t.Fatalf("at %d without all: %v", off, got)
+		}
+	}
+}

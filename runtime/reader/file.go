@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"sync"
 	"time"
 
@@ -312,7 +311,7 @@ func (r *Reader) fetch(ctx context.Context, o *wirepb.Object, p []byte, off int6
 		return err
 	}
 	began := time.Now()
-	owners := slices.DeleteFunc(r.view.Owners(o.GetKey(), off), func(m *wirepb.Member) bool { return r.client.Suspect(m.GetAddress()) })
+	owners := r.view.Present(o.GetKey(), off, r.client.Suspect)
 	said, err := r.fetchFromOwners(ctx, owners, o, p, off)
 	if err == nil {
 		r.came("remote", len(p), began)

@@ -552,7 +552,7 @@ func TestAWorkerThatLeavesFailsNoRead(t *testing.T) {
 			if p := c.load(0); p.GetBytesDone() != total {
 				t.Fatalf("load: %v", p)
 			}
-			before := c.read.Load()
+			before, lost := c.read.Load(), c.summary("b").CachedBytes
 			var reads atomic.Int64
 			ctx, cancel := context.WithCancel(t.Context())
 			var wg sync.WaitGroup
@@ -578,9 +578,12 @@ func TestAWorkerThatLeavesFailsNoRead(t *testing.T) {
 			cancel()
 			wg.Wait()
 			again := c.read.Load() - before
-			t.Logf("%d reads, %d of %d bytes read again", reads.Load(), again, total)
-			if tc.replicas > 1 && again != 0 {
-				t.Errorf("%d bytes of %d were read of the source again", again, total)
+			t.Logf("%d reads; %d bytes were lost, and %d of %d read again", reads.Load(), lost, again, total)
+			if tc.replicas > 1 {
+				lost = 0 // there are others
+			}
+			if again > 2*lost { // a reader may have been on its way to the source itself
+				t.Errorf("%d bytes were lost, and %d read of the source again", lost, again)
 			}
 		})
 	}

@@ -292,7 +292,7 @@ func (f *fetcher) bring(file *store.File, o *wirepb.Object, block int, off, n in
 		return "", err
 	}
 	defer release()
-	done, err := f.fromPeers(file, o, block, off, n, f.asks(r, owners, f.w.view.Former(o.GetKey(), off)))
+	done, err := f.fromPeers(file, o, block, off, n, f.asks(r, owners, f.w.view.Present(o.GetKey(), off, f.w.client.Suspect), f.w.view.Former(o.GetKey(), off)))
 	if done {
 		return fromRemote, err
 	}
@@ -352,9 +352,11 @@ type ask struct {
 	flags wire.Flags
 }
 
-// asks lists whom to ask for a block, in order, before the source is read. Those
-// who owned it before others joined are asked last, for what they have.
-func (f *fetcher) asks(r role, owners, former []*wirepb.Member) []ask {
+// asks lists whom to ask for a block, in order, before the source is read: the
+// owners; who comes in place of those that seem to be gone, so that not every
+// node reads the source meanwhile; and, for what they have, those who owned it
+// before others joined.
+func (f *fetcher) asks(r role, owners, heirs, former []*wirepb.Member) []ask {
 	var out []ask
 	before := r != asServer && r != asCopy
 	for _, m := range owners {
@@ -370,6 +372,15 @@ func (f *fetcher) asks(r role, owners, former []*wirepb.Member) []ask {
 			a.flags = wire.FlagFetch
 		}
 		out = append(out, a)
+	}
+	for _, m := range heirs {
+		switch {
+		case peers.Index(owners, m.GetName()) >= 0:
+		case m.GetName() == f.w.cfg.Name:
+			before = false
+		case before:
+			out = append(out, ask{addr: m.GetAddress(), flags: wire.FlagFetch})
+		}
 	}
 	for _, m := range former {
 		if m.GetName() != f.w.cfg.Name && !f.w.client.Suspect(m.GetAddress()) {

@@ -187,6 +187,9 @@ func presentBytes(f *store.File, present wire.Bitmap, complete bool) (n int64) {
 	return n
 }
 
+// Sent implements wire.LocalContent: thousands of files may be open by clients.
+func (c *content) Sent() { c.fd.Close() }
+
 // handle is a file that a reader of this node has open.
 type handle struct {
 	*content
