@@ -132,7 +132,9 @@ func newShelf(t *testing.T) (*shelf, *slots, *openFiles) {
 		t.Fatal(err)
 	}
 	d := &slots{}
-	return s, d, newOpenFiles(s, d, slog.Default(), newMetrics(nil), false)
+	files := newOpenFiles(s, d, slog.Default(), newMetrics(nil), false)
+	files.pins = maxPinned // whatever this machine allows
+	return s, d, files
 }
 
 func TestPinnedFilesAreBoundedInNumberAndTime(t *testing.T) {

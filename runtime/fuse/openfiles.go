@@ -9,6 +9,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // mode is how the kernel reads an open file. It is one per node for as long as
@@ -44,6 +46,8 @@ type openFiles struct {
 	now    func() time.Time
 	mu     sync.Mutex // guards what follows, and what says so below
 	byNode map[uint64]*openFile
+	// pins bounds pinned: a process may have so many descriptors.
+	pins int
 	// pinned has the openFiles that nobody has open and that are kept: those in
 	// passthrough, and all where the kernel does not open; the one used last
 	// is in front.
@@ -78,10 +82,20 @@ type opened struct {
 
 func newOpenFiles(fs FileSystem, dev Device, log *slog.Logger, m *metrics, small bool) *openFiles {
 	return &openFiles{
-		fs: fs, dev: dev, log: log, m: m, small: small, now: time.Now,
+		fs: fs, dev: dev, log: log, m: m, small: small, now: time.Now, pins: min(maxPinned, descriptors()/4),
 		byNode: map[uint64]*openFile{},
 		pinned: list.New(),
 	}
+}
+
+// descriptors is how many files this process may have open. The worker of the
+// node, which leases every file that is open here, is taken to have as many.
+func descriptors() int {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return 1024
+	}
+	return int(min(limit.Cur, 1<<20))
 }
 
 // open gives the node one more handle. The caller has found that id speaks of
@@ -205,7 +219,7 @@ func (t *openFiles) release(id uint64) {
 			victims = append(victims, t.dropLocked(f))
 		}
 	}
-	for t.pinned.Len() > maxPinned {
+	for t.pinned.Len() > t.pins {
 		victims = append(victims, t.dropLocked(t.pinned.Back().Value.(*openFile)))
 	}
 	t.mu.Unlock()

@@ -50,6 +50,7 @@ type localContent struct {
 }
 
 func (c localContent) BlockBytes() int64 { return localBlock }
+func (c localContent) Sent()             {}
 func (c localContent) Blocks() (Bitmap, bool) {
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()

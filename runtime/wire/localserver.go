@@ -31,6 +31,9 @@ type LocalContent interface {
 	BlockBytes() int64
 	// Ensure returns when the range is present, or why it will not be.
 	Ensure(ctx context.Context, off, n int64) error
+	// Sent tells that the client has the descriptor of File: this process needs
+	// its own no more. It may be called during or after Close.
+	Sent()
 }
 
 // LocalHandler opens files for a LocalServer. first is how many bytes the
@@ -219,6 +222,7 @@ func (s *localSession) open(ctx context.Context, m message, o *wirepb.Object) {
 	s.files[answer.handle] = &openContent{content, 1}
 	s.mu.Unlock()
 	s.send(answer, content.File())
+	content.Sent()
 }
 
 // use finds a content and keeps it open until release.
