@@ -6,7 +6,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -137,10 +136,9 @@ func mapped(file string) work {
 	}
 }
 
-// smallName is the i-th of the files that the small workloads read.
-func smallName(i int) string {
-	return filepath.Join(fmt.Sprintf("d%03d", i/1000), "f"+strconv.Itoa(i))
-}
+// smallName is the i-th of the files that the small workloads read: in the
+// order in which ls shows them, as tar and loaders of samples read.
+func smallName(i int) string { return fmt.Sprintf("d%03d/f%07d", i/1000, i) }
 
 // small opens, reads and closes each of n files once; the readers share them.
 func small(dir string, n, readers int) work {
