@@ -173,3 +173,111 @@ func readRandom(b *testing.B, name string) {
 		}
 	}
 }
+
+// BenchmarkColdReads reads a file through the server into an empty page cache,
+// in a row, and tells what it costs: the processor time is that of the reader
+// and of the server together.
+func BenchmarkColdReads(b *testing.B) {
+	const size = 512 << 20
+	m := mount(b, file(fusetest.Bytes(1, size)))
+	m.SetComplete(false)
+	plain := filepath.Join(b.TempDir(), "f")
+	if err := os.WriteFile(plain, fusetest.Bytes(1, size), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	for what, name := range map[string]string{"plain_warm": plain, "server_cold": m.path("f")} {
+		b.Run(what, func(b *testing.B) {
+			b.SetBytes(size)
+			readAll(b, plain)
+			before := processorTime()
+			for b.Loop() {
+				b.StopTimer()
+				if what == "server_cold" {
+					dropPages(b, name)
+				}
+				b.StartTimer()
+				readAll(b, name)
+			}
+			b.ReportMetric((processorTime()-before)/float64(b.N)/size*1e9, "cpu-s/GB")
+		})
+	}
+}
+
+// dropPages takes the pages of a file out of the kernel's cache of the mount.
+func dropPages(b *testing.B, name string) {
+	f, err := os.Open(name)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer f.Close()
+	if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// processorTime of this process, in seconds.
+func processorTime() float64 {
+	var u unix.Rusage
+	_ = unix.Getrusage(unix.RUSAGE_SELF, &u)
+	return float64(u.Utime.Sec+u.Stime.Sec) + float64(u.Utime.Usec+u.Stime.Usec)/1e6
+}
+
+// BenchmarkListings lists a directory of 200,000 entries whose metadata is in
+// the process: the names alone, and with attributes as ls -l wants them.
+func BenchmarkListings(b *testing.B) {
+	const entries = 200_000
+	for _, what := range []string{"names", "names_again", "stat_each"} {
+		b.Run(what, func(b *testing.B) {
+			tree := newTree(b, fusetest.Content{"d": {Dir: true}})
+			tree.Fill("d", entries)
+			for b.Loop() {
+				b.StopTimer()
+				dir, server := fusetest.MountWith(b, tree, fuse.Options{})
+				if what == "names_again" {
+					listAll(b, dir+"/d", false)
+				}
+				b.StartTimer()
+				if n := listAll(b, dir+"/d", what == "stat_each"); n != entries {
+					b.Fatal(n)
+				}
+				b.StopTimer()
+				if err := server.Unmount(); err != nil {
+					b.Fatal(err)
+				}
+				b.StartTimer()
+			}
+			b.ReportMetric(float64(entries)*float64(b.N)/b.Elapsed().Seconds(), "entries/s")
+		})
+	}
+}
+
+// listAll lists a directory as readdir(3) does, with fstatat(2) for each entry.
+func listAll(b *testing.B, dir string, stat bool) (n int) {
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer unix.Close(fd)
+	buf := make([]byte, 32<<10)
+	var names []string
+	for {
+		got, err := unix.Getdents(fd, buf)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if got == 0 {
+			return n
+		}
+		_, _, names = unix.ParseDirent(buf[:got], -1, names[:0])
+		n += len(names)
+		for _, name := range names {
+			var st unix.Stat_t
+			if !stat {
+				break
+			}
+			if err := unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+}

@@ -96,19 +96,6 @@ func (c *blockCache) get(ctx context.Context, k blockKey, n int64, fetch fetchFu
 	}
 }
 
-// find is a block that has the byte at off, in no smaller unit, for the caller
-// to put back; nil if there is none.
-func (c *blockCache) find(key string, off, unit int64) *block {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	b := c.findLocked(key, off, unit)
-	if b != nil {
-		c.useLocked(b)
-		c.readLocked(b)
-	}
-	return b
-}
-
 // start has a block fetched that is not there and not on its way, for somebody
 // to get it soon, if there is room. ahead is who guesses that it will be
 // wanted, nil if that is known.

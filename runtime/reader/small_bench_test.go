@@ -10,6 +10,8 @@ import (
 
 	"github.com/millrace/millrace/runtime/fuse"
 	"github.com/millrace/millrace/runtime/fuse/fusetest"
+	"github.com/millrace/millrace/runtime/reader"
+	"github.com/millrace/millrace/runtime/wire/wirepb"
 )
 
 // BenchmarkSmallFiles opens, reads and closes 4,000 files of 64 KiB over a real
@@ -62,4 +64,39 @@ func BenchmarkSmallFiles(b *testing.B) {
 			})
 		}
 	}
+}
+
+// BenchmarkRemoteHitOnAMount reads 256 MiB that another node holds, through a
+// real mount with an empty page cache. The processor time is that of the
+// application and of the client together; the worker is a process of its own.
+func BenchmarkRemoteHitOnAMount(b *testing.B) {
+	s := benchScene(b)
+	s.workerProcess("a", 1<<30)
+	s.load(&wirepb.LoadRequest{Id: "x"})
+	r := s.reader("", func(c *reader.Config) { c.MemoryBytes = 0 })
+	dir, _ := fusetest.MountWith(b, r, fuse.Options{})
+	used := func() float64 {
+		var u unix.Rusage
+		_ = unix.Getrusage(unix.RUSAGE_SELF, &u)
+		return float64(u.Utime.Sec+u.Stime.Sec) + float64(u.Utime.Usec+u.Stime.Usec)/1e6
+	}
+	buf := make([]byte, mib)
+	b.SetBytes(benchBytes)
+	before := used()
+	for b.Loop() {
+		fd, err := unix.Open(dir+"/f", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := unix.Fadvise(fd, 0, 0, unix.FADV_DONTNEED); err != nil {
+			b.Fatal(err)
+		}
+		for off := int64(0); off < benchBytes; off += mib {
+			if n, err := unix.Pread(fd, buf, off); n != mib || err != nil {
+				b.Fatal(n, err)
+			}
+		}
+		_ = unix.Close(fd)
+	}
+	b.ReportMetric((used()-before)/float64(b.N)/benchBytes*1e9, "cpu-s/GB")
 }
