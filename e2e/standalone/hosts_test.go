@@ -14,11 +14,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/millrace/millrace/apis/contract"
 	"github.com/millrace/millrace/runtime/standalone"
 )
 
@@ -274,11 +276,10 @@ func several(t *testing.T, serve, speak, strangers []string) {
 	if reads := st.Summary.Reads; reads.RemoteBytes == 0 || reads.SourceBytes != 0 {
 		t.Errorf("reads %+v", reads)
 	}
-	for _, w := range st.Summary.Workers {
-		if w.UsedBytes == 0 {
-			t.Errorf("%s holds nothing", w.Name)
-		}
-	}
+	s.until("both workers hold something", func() bool {
+		sum := h.status(3).Summary
+		return sum != nil && !slices.ContainsFunc(sum.Workers, func(w contract.WorkerSummary) bool { return w.UsedBytes == 0 })
+	})
 	if got := h.must(3, "status"); !strings.Contains(got.out, address(1)+":7510") || !strings.Contains(got.out, "worker2") {
 		t.Errorf("status:\n%s", got.out)
 	}

@@ -32,6 +32,8 @@ type Daemon struct {
 	// Name labels the metrics; the mount point if empty.
 	Name   string
 	Config *contract.RuntimeConfig
+	// Open opens sources that are not directories of this machine.
+	Open component.OpenSource
 	// Wait is how long a source or a master elsewhere may take to answer.
 	Wait time.Duration
 	// Lazy mounts although a source does not answer.
@@ -198,7 +200,7 @@ func (d *Daemon) look(ctx context.Context) error {
 func (d *Daemon) settings(name, masterAt string) *component.Settings {
 	return &component.Settings{
 		RuntimeConfig: d.Config, Dataset: d.Name, Name: name, Node: hostname(),
-		MasterAddress: masterAt, Version: d.Version, OpenSource: openSource,
+		MasterAddress: masterAt, Version: d.Version, OpenSource: here(d.Open),
 	}
 }
 

@@ -10,8 +10,11 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/millrace/millrace/apis/contract"
 	"github.com/millrace/millrace/runtime/component"
@@ -39,6 +42,8 @@ type Master struct {
 	Name, Version string
 	Workers       int
 	TLS           wire.TLSFiles
+	// Open opens sources that are not directories of this machine.
+	Open component.OpenSource
 }
 
 // Run serves until ctx ends.
@@ -54,7 +59,7 @@ func (m *Master) Run(ctx context.Context) error {
 		}
 	}
 	m.Config.Worker.Replicas = int32(m.Workers)
-	s := &component.Settings{RuntimeConfig: m.Config, Dataset: m.Name, Name: hostname(), Node: hostname(), Version: m.Version, OpenSource: openSource}
+	s := &component.Settings{RuntimeConfig: m.Config, Dataset: m.Name, Name: hostname(), Node: hostname(), Version: m.Version, OpenSource: here(m.Open)}
 	r := component.NewRegistry(s)
 	return withProfiles(ctx, m.Profiles, func(ctx context.Context) error {
 		group, ctx := errgroup.WithContext(ctx)
@@ -91,6 +96,8 @@ type Worker struct {
 	TLS                         wire.TLSFiles
 	// Wait is how long the master may take to answer.
 	Wait time.Duration
+	// Open opens sources that are not directories of this machine.
+	Open component.OpenSource
 }
 
 // Run serves until ctx ends.
@@ -125,7 +132,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	}
 	s := &component.Settings{
 		RuntimeConfig: w.Config, Dataset: w.Name, Name: w.Member, Node: w.Node, MasterAddress: w.Master,
-		Version: w.Version, OpenSource: openSource,
+		Version: w.Version, OpenSource: here(w.Open),
 	}
 	r := component.NewRegistry(s)
 	return withProfiles(ctx, w.Profiles, func(ctx context.Context) error {
@@ -176,10 +183,21 @@ func configOf(ctx context.Context, masterAt string, files wire.TLSFiles, wait ti
 	ctx, cancel := context.WithTimeoutCause(ctx, wait, fmt.Errorf("it did not answer within %s", wait))
 	defer cancel()
 	c := &contract.RuntimeConfig{}
-	if err := ask(ctx, conn, configMethod, c); err != nil {
-		return nil, err
+	retry := backoff.NewExponentialBackOff()
+	retry.InitialInterval, retry.MaxInterval = 100*time.Millisecond, time.Second
+	for { // a master that ends while it is asked may come back
+		err := ask(ctx, conn, configMethod, c)
+		if err == nil {
+			return c, addSecrets(c.Mounts, secrets)
+		}
+		if status.Code(err) != codes.Unavailable || ctx.Err() != nil {
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(retry.NextBackOff()):
+		}
 	}
-	return c, addSecrets(c.Mounts, secrets)
 }
 
 // adopt takes in what a master tells: its sources, and its options where this

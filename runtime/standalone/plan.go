@@ -20,7 +20,6 @@ import (
 	"github.com/millrace/millrace/runtime/component"
 	"github.com/millrace/millrace/runtime/source"
 	"github.com/millrace/millrace/runtime/source/egress"
-	"github.com/millrace/millrace/runtime/source/kinds"
 	"github.com/millrace/millrace/runtime/source/posix"
 )
 
@@ -207,14 +206,16 @@ func sourceURI(s string) (string, error) {
 // localDir is the directory of a source of this machine.
 func localDir(uri string) (string, bool) { return contract.LocalPath(uri) }
 
-// openSource opens a source as this machine sees it: local:// is a path of its
-// own, where pods have it mounted elsewhere.
-func openSource(ctx context.Context, c source.Config) (source.Store, error) {
-	if dir, ok := localDir(c.MountPoint); ok {
-		return posix.OpenBelow(dir, "", c)
+// here opens sources as this machine sees them: local:// is a path of its own,
+// where pods have it mounted elsewhere.
+func here(open component.OpenSource) component.OpenSource {
+	return func(ctx context.Context, c source.Config) (source.Store, error) {
+		if dir, ok := localDir(c.MountPoint); ok {
+			return posix.OpenBelow(dir, "", c)
+		}
+		c.Egress = egress.Unrestricted() // who mounts may as well connect by hand
+		return open(ctx, c)
 	}
-	c.Egress = egress.Unrestricted() // who mounts may as well connect by hand
-	return kinds.Open(ctx, c)
 }
 
 func (p Plan) levels() ([]contract.TierConfig, error) {

@@ -1,4 +1,4 @@
-package main
+package command
 
 import (
 	"fmt"
@@ -12,9 +12,9 @@ import (
 	"github.com/millrace/millrace/runtime/wire"
 )
 
-func mountCommand() *cobra.Command {
+func (p *program) mount() *cobra.Command {
 	var plan standalone.Plan
-	var o daemonFlags
+	o := daemonFlags{program: p}
 	c := &cobra.Command{
 		Use:   "mount [SOURCE] MOUNTPOINT --cache DIR:SIZE",
 		Short: "Mount a source through a cache on this machine, read-only",
@@ -39,9 +39,9 @@ func mountCommand() *cobra.Command {
 	return c
 }
 
-func clientCommand() *cobra.Command {
+func (p *program) client() *cobra.Command {
 	var plan standalone.Plan
-	var o daemonFlags
+	o := daemonFlags{program: p}
 	c := &cobra.Command{
 		Use:   "client MOUNTPOINT --master HOST:PORT",
 		Short: "Mount the cache of a master elsewhere, read-only",
@@ -66,6 +66,7 @@ func clientCommand() *cobra.Command {
 
 // daemonFlags are those of every command that mounts.
 type daemonFlags struct {
+	*program
 	foreground, lazy                 bool
 	name, metrics, profiles, logFile string
 	master, socket                   string
@@ -87,7 +88,7 @@ func (o *daemonFlags) run(cmd *cobra.Command, mountPoint string, configure func(
 	parent := standalone.FindParent()
 	d := &standalone.Daemon{
 		RunDir: runDir(cmd), Name: o.name, Lazy: o.lazy, Master: o.master, WorkerSocket: o.socket, TLS: o.tls, Wait: o.wait,
-		Metrics: o.metrics, Profiles: o.profiles, Version: version, LogFile: o.logFile, Ready: parent.Ready,
+		Metrics: o.metrics, Profiles: o.profiles, Version: o.version, Open: o.open, LogFile: o.logFile, Ready: parent.Ready,
 	}
 	err := d.At(mountPoint)
 	if err == nil {

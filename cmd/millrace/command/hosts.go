@@ -1,4 +1,4 @@
-package main
+package command
 
 import (
 	"fmt"
@@ -10,9 +10,9 @@ import (
 	"github.com/millrace/millrace/runtime/standalone"
 )
 
-func masterCommand() *cobra.Command {
+func (p *program) master() *cobra.Command {
 	var plan standalone.Plan
-	m := &standalone.Master{Version: version}
+	m := &standalone.Master{Version: p.version, Open: p.open}
 	c := &cobra.Command{
 		Use:   "master [SOURCE]",
 		Short: "Be the master of a cache on several hosts: list the sources, know the workers, run loads",
@@ -37,9 +37,9 @@ func masterCommand() *cobra.Command {
 	return c
 }
 
-func workerCommand() *cobra.Command {
+func (p *program) worker() *cobra.Command {
 	var plan standalone.Plan
-	w := &standalone.Worker{Version: version}
+	w := &standalone.Worker{Version: p.version, Open: p.open}
 	c := &cobra.Command{
 		Use:   "worker --master HOST:PORT --cache DIR:SIZE",
 		Short: "Be a worker of a cache on several hosts: keep bytes, and give them to peers and to this host's clients",
