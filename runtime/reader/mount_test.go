@@ -15,6 +15,6 @@ func TestOnARealMount(t *testing.T) {
 			t.Fatal(err)
 		}
 		s.worker("a", 1<<30)
-		return s.reader("a", nil)
+		return s.mountable("a", nil)
 	})
 }

@@ -291,6 +291,23 @@ func (s *scene) workerProcess(node string, quota int64) *exec.Cmd {
 // reader makes the reader of a node; without a node it has no local worker.
 func (s *scene) reader(node string, change func(*reader.Config)) *reader.Reader {
 	s.t.Helper()
+	r := s.mountable(node, change)
+	drained := make(chan struct{})
+	go func() {
+		defer close(drained)
+		for range r.Invalidations() {
+		}
+	}()
+	s.t.Cleanup(func() {
+		r.Close()
+		<-drained
+	})
+	return r
+}
+
+// mountable is a reader whose invalidations are for the mount to take.
+func (s *scene) mountable(node string, change func(*reader.Config)) *reader.Reader {
+	s.t.Helper()
 	s.up()
 	c := reader.Config{
 		Name: "reader", Node: node, Master: s.addr, Mounts: s.origin.mounts(), Logger: quiet(), Peers: s.times,
@@ -306,16 +323,7 @@ func (s *scene) reader(node string, change func(*reader.Config)) *reader.Reader 
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	closing := make(chan struct{})
-	go func() {
-		defer close(closing)
-		for range r.Invalidations() {
-		}
-	}()
-	s.t.Cleanup(func() {
-		r.Close()
-		<-closing
-	})
+	s.t.Cleanup(func() { r.Close() })
 	want := s.workers()
 	s.until("the reader does not hear of the workers", func() bool { return r.Workers() >= want })
 	return r

@@ -49,7 +49,7 @@ func BenchmarkSmallFiles(b *testing.B) {
 					s.until("no metadata", func() bool { return s.master.Summary().FileNum == files })
 					s.origin.delay.Store(int64(time.Millisecond))
 					for _, state := range []string{"first", "cached"} {
-						r := s.reader(node, nil)
+						r := s.mountable(node, nil)
 						dir, server := fusetest.MountWith(b, r, fuse.Options{Profile: profile})
 						b.ReportMetric(read(dir), state+"_files/s")
 						if state == "cached" {
@@ -73,7 +73,7 @@ func BenchmarkRemoteHitOnAMount(b *testing.B) {
 	s := benchScene(b)
 	s.workerProcess("a", 1<<30)
 	s.load(&wirepb.LoadRequest{Id: "x"})
-	r := s.reader("", func(c *reader.Config) { c.MemoryBytes = 0 })
+	r := s.mountable("", func(c *reader.Config) { c.MemoryBytes = 0 })
 	dir, _ := fusetest.MountWith(b, r, fuse.Options{})
 	used := func() float64 {
 		var u unix.Rusage
