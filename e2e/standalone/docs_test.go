@@ -58,6 +58,9 @@ func inMachine(s *scene, script string, env ...string) *exec.Cmd {
 // TestTheCommandsOfThePage runs every block of docs/standalone.md marked sh.
 func TestTheCommandsOfThePage(t *testing.T) {
 	t.Parallel()
+	if got := blocks(t)["sh build"]; len(got) != 1 || strings.TrimSpace(got[0]) != install {
+		t.Errorf("the page installs by %q, the tests by %q", got, install)
+	}
 	all := blocks(t)["sh"]
 	if len(all) < 8 {
 		t.Fatalf("%d blocks on the page", len(all))

@@ -34,6 +34,9 @@ import (
 	"github.com/millrace/millrace/runtime/standalone"
 )
 
+// install is the page's command.
+const install = "CGO_ENABLED=0 go install ./cmd/millrace"
+
 // binary is the millrace command, static as it is released.
 var binary string
 
@@ -43,8 +46,9 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	binary = filepath.Join(dir, "millrace")
-	build := exec.Command("go", "build", "-o", binary, "github.com/millrace/millrace/cmd/millrace")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	build := exec.Command("bash", "-c", install)
+	build.Dir = "../.."
+	build.Env = append(os.Environ(), "GOBIN="+dir)
 	build.Stdout, build.Stderr = os.Stdout, os.Stderr
 	if err := build.Run(); err != nil {
 		fmt.Fprintln(os.Stderr, "build the millrace command:", err)

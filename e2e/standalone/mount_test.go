@@ -123,6 +123,7 @@ func TestWhatCannotBeMountedIsToldByTheCommandItself(t *testing.T) {
 		"a bucket that is not there":    {append([]string{"s3://none", "mnt", "-o", endpoint}, cache...), keys(), 1, "s3://none"},
 		"keys that are wrong":           {append([]string{"s3://data", "mnt", "-o", endpoint}, cache...), []string{"AWS_ACCESS_KEY_ID=" + s3server.AccessKey, "AWS_SECRET_ACCESS_KEY=y"}, 1, "denied"},
 		"a server that does not answer": {append([]string{"s3://data", "mnt", "-o", "endpoint=http://" + freeAddress(t)}, cache...), keys(), 1, "--lazy"},
+		"a run directory too deep":      {append([]string{"source", "mnt", "--run-dir", s.path(strings.Repeat("deep/", 16))}, cache...), nil, 2, "--run-dir"},
 		"a metrics address in use":      {append([]string{"source", "mnt", "--metrics-address", strings.TrimPrefix(server.Endpoint, "http://")}, cache...), nil, 1, "address already in use"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -135,6 +136,21 @@ func TestWhatCannotBeMountedIsToldByTheCommandItself(t *testing.T) {
 				t.Error("something is mounted")
 			}
 		})
+	}
+}
+
+func TestWithoutTheRightToMountItSaysWhatIsNeeded(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	s.directory("source", 1000)
+	c := s.command(s.mountArgs("source", "mnt")...)
+	c.Args = append([]string{"setpriv", "--bounding-set=-sys_admin"}, c.Args...)
+	var err error
+	if c.Path, err = exec.LookPath("setpriv"); err != nil {
+		t.Fatal(err)
+	}
+	if got := finish(t, c); got.code != 1 || !strings.Contains(got.errors, "CAP_SYS_ADMIN") {
+		t.Errorf("exit code %d: %s", got.code, got.errors)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 
 	"github.com/millrace/millrace/apis/contract"
@@ -77,6 +78,9 @@ func (d *Daemon) At(mountPoint string) (err error) {
 
 // Check tells whether a daemon of these words can make sense.
 func (d *Daemon) Check() error {
+	if p := placeOf(d.RunDir, d.MountPoint); len(p.dir) > maxPlace {
+		return fmt.Errorf("--run-dir %s is too long: a Unix socket's path may have 107 bytes", d.RunDir)
+	}
 	if d.Master != "" {
 		return nil
 	}
@@ -260,14 +264,26 @@ func (d *Daemon) serve(ctx context.Context, p place) error {
 				return err
 			}
 		}
-		return component.RunClient(ctx, s, registry, component.ClientPlace{Dir: d.MountPoint, Socket: d.WorkerSocket, TLS: d.TLS, Mounted: func() {
+		return explain(component.RunClient(ctx, s, registry, component.ClientPlace{Dir: d.MountPoint, Socket: d.WorkerSocket, TLS: d.TLS, Mounted: func() {
 			slog.InfoContext(ctx, "mounted", "mountPoint", d.MountPoint)
 			if d.Ready != nil {
 				d.Ready()
 			}
-		}})
+		}}))
 	})
 	return group.Wait()
+}
+
+// explain adds what to do to errors of a machine that does not let us mount.
+func explain(err error) error {
+	switch {
+	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
+		return fmt.Errorf("%w: to mount needs root, or CAP_SYS_ADMIN and /dev/fuse", err)
+	case errors.Is(err, unix.ENOENT) && strings.Contains(err.Error(), "/dev/fuse"), errors.Is(err, unix.ENODEV):
+		return fmt.Errorf("%w: load the kernel module (modprobe fuse); a container needs --device /dev/fuse", err)
+	default:
+		return err
+	}
 }
 
 // waitForWorker returns when the master knows a worker: what is read before

@@ -46,6 +46,10 @@ func idOf(mountPoint string) string {
 	return hex.EncodeToString(sum[:6])
 }
 
+// maxPlace leaves room for the longest name of a socket, .4194304.sock, in the
+// 107 bytes that its path may have.
+const maxPlace = 107 - len("/.4194304.sock")
+
 func placeOf(runDir, mountPoint string) place {
 	return place{filepath.Join(runDir, idOf(mountPoint))}
 }
