@@ -52,7 +52,7 @@ func TestLevelsBecomeTiers(t *testing.T) {
 
 func TestMissingSecretsAreNamedAndCredentialsAreNot(t *testing.T) {
 	missing := filepath.Join(t.TempDir(), "key")
-	_, err := (&Settings{}).openSource(t.Context(), contract.MountConfig{
+	_, err := (&Settings{RuntimeConfig: &contract.RuntimeConfig{}}).openSource(t.Context(), contract.MountConfig{
 		MountPoint: "s3://me:word@bucket/x", EncryptOptions: map[string]string{"aws.secretKey": missing},
 	})
 	if !errors.Is(err, source.ErrInvalid) || !strings.Contains(err.Error(), missing) || strings.Contains(err.Error(), "word") {
