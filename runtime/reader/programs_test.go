@@ -14,8 +14,8 @@ import (
 	"github.com/millrace/millrace/runtime/wire/wirepb"
 )
 
-// TestProgramsOnARealMount runs what users run, in either profile, with a worker
-// on the node and without one.
+// TestProgramsOnARealMount runs what users run, in either profile, one with a
+// worker on the node and one without.
 func TestProgramsOnARealMount(t *testing.T) {
 	s := newScene(t, nil)
 	if err := fusetest.ProgramFiles(s.dir); err != nil {
@@ -27,8 +27,7 @@ func TestProgramsOnARealMount(t *testing.T) {
 		profile fuse.Profile
 	}{
 		"large files, a worker here": {"a", fuse.ProfileLarge},
-		"small files, a worker here": {"a", fuse.ProfileSmall},
-		"large files, no worker":     {"", fuse.ProfileLarge},
+		"small files, no worker":     {"", fuse.ProfileSmall},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir, _ := fusetest.MountWith(t, s.mountable(tc.node, nil), fuse.Options{Profile: tc.profile})
