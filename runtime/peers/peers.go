@@ -5,6 +5,7 @@ package peers
 import (
 	"context"
 	"log/slog"
+	"math"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -56,6 +57,51 @@ func (v *View) Owners(key string, off int64) []*wirepb.Member {
 		return nil
 	}
 	return s.named(ring.Owners(key, off/s.stripe, s.members, s.replicas))
+}
+
+// Owns calls yield with each stripe of a file and whether the worker with this
+// name owns it, until yield returns false.
+func (v *View) Owns(name, key string, size int64, yield func(off, n int64, owned bool) bool) {
+	s := v.state.Load()
+	if s == nil {
+		return
+	}
+	for i := int64(0); i*s.stripe < size; i++ {
+		owned := slices.ContainsFunc(ring.Owners(key, i, s.members, s.replicas), func(m ring.Member) bool { return m.Name == name })
+		if !yield(i*s.stripe, min(s.stripe, size-i*s.stripe), owned) {
+			return
+		}
+	}
+}
+
+// OwnsAny tells whether a worker owns any stripe of a file.
+func (v *View) OwnsAny(name, key string, size int64) (any bool) {
+	v.Owns(name, key, size, func(_, _ int64, owned bool) bool {
+		any = owned
+		return !any
+	})
+	return any
+}
+
+// Expect is how much of so many bytes a worker may come to own: its share, and
+// two standard deviations of what chance gives it.
+func (v *View) Expect(name string, total int64) int64 {
+	s := v.state.Load()
+	if s == nil {
+		return total
+	}
+	var all, own float64
+	for _, m := range s.members {
+		all += float64(m.Weight)
+		if m.Name == name {
+			own = float64(m.Weight)
+		}
+	}
+	if all <= 0 {
+		return total
+	}
+	mean := float64(total) * min(1, float64(s.replicas)*own/all)
+	return min(total, int64(mean+2*math.Sqrt(mean*float64(s.stripe))))
 }
 
 // Present are Owners as they will be when those have left that are gone now:

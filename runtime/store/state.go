@@ -1,5 +1,25 @@
 package store
 
+// SetGuest says whether this worker owns none of the bytes of a file: guests go
+// first. It does nothing to a file that is not there.
+func (s *Store) SetGuest(key Key, guest bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.files[key]
+	if e == nil || e.guest == guest {
+		return
+	}
+	if e.leases == 0 {
+		s.unsetIdle(e)
+		e.guest = guest
+		s.setIdle(e)
+	}
+	e.guest = guest
+	if err := e.dir.journal.append(recordFile, guest, key, uint64(e.size), uint64(e.blockBytes)); err != nil {
+		s.log.Warn("record whose guest a cached file is", "key", key, "err", err)
+	}
+}
+
 // State is what the store has of one file now, as in Each; ok is false when it
 // has no bytes of it. Changes may reach OnChange out of their order, so who
 // keeps a picture of the store asks here what became of a key.

@@ -32,6 +32,7 @@ import (
 	"github.com/millrace/millrace/runtime/master"
 	"github.com/millrace/millrace/runtime/namespace"
 	"github.com/millrace/millrace/runtime/reader"
+	"github.com/millrace/millrace/runtime/ring"
 	"github.com/millrace/millrace/runtime/source"
 	"github.com/millrace/millrace/runtime/source/posix"
 	"github.com/millrace/millrace/runtime/store"
@@ -508,6 +509,81 @@ func TestGuestsNeverTakeTheRoomOfOwners(t *testing.T) {
 			t.Errorf("%+v is over its quota", w)
 		}
 	}
+}
+
+// TestLargeFilesLeaveTheRoomOfOwners is the same with files of which each worker
+// owns a part: what passes through is evicted neither alone nor with them.
+func TestLargeFilesLeaveTheRoomOfOwners(t *testing.T) {
+	t.Parallel()
+	files := map[string]int{}
+	var total int64
+	for i := range 6 {
+		files[fmt.Sprint("f", i)] = 8*stripe + i
+		total += int64(8*stripe + i)
+	}
+	c := newCluster(t, func(o *master.Options) { o.Workers = 3 }, files)
+	quota := total * 6 / 10 // of which a third of all, more or less, is owned
+	names := []string{"a", "b", "c"}
+	for _, name := range names {
+		c.worker(name, quota)
+	}
+	var wg sync.WaitGroup
+	for i, name := range names {
+		r := c.reader(name, 3)
+		wg.Go(func() {
+			for epoch := range uint64(2) {
+				c.epoch(r, files, epoch*10+uint64(i))
+			}
+		})
+	}
+	wg.Wait()
+	// Chance may give a worker more than it is expected to own, which then has
+	// no room there.
+	r, owned, unlucky := c.reader("", 3), map[string]int64{}, int64(0)
+	var members []ring.Member
+	for _, name := range names {
+		members = append(members, ring.Member{Name: name, Weight: quota})
+	}
+	for name, size := range files {
+		n, err := r.Lookup(t.Context(), fuse.RootIno, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := int64(0); i*stripe < int64(size); i++ {
+			owned[ring.Owners(n.Version, i, members, 1)[0].Name] += min(stripe, int64(size)-i*stripe)
+		}
+	}
+	for _, bytes := range owned {
+		unlucky += max(0, bytes-total*45/100)
+	}
+	got := c.read.Load()
+	t.Logf("the source gave %d bytes of %d; owned are %v", got, total, owned)
+	if float64(got) > 1.05*float64(total)+8*float64(unlucky) {
+		t.Errorf("the source gave %d bytes of %d", got, total)
+	}
+	if s := c.master.Summary(); s.CachedBytes < total-unlucky {
+		t.Errorf("%d of %d bytes are cached", s.CachedBytes, total)
+	}
+}
+
+// TestWhatAWorkerNoLongerOwnsGoesFirst has a worker join: what it took over is a
+// guest with its former owner, and makes room.
+func TestWhatAWorkerNoLongerOwnsGoesFirst(t *testing.T) {
+	t.Parallel()
+	files := map[string]int{}
+	var total int64
+	for i := range 64 {
+		files[fmt.Sprint("f", i)] = unit
+		total += unit
+	}
+	c := newCluster(t, func(o *master.Options) { o.Workers = 1 }, files)
+	c.worker("a", total*8/10) // all it can have
+	c.epoch(c.reader("", 1), files, 1)
+	c.worker("b", total*8/10)
+	c.until("not all is cached", func() bool {
+		c.epoch(c.reader("", 2), files, 2) // one that has nothing in memory
+		return c.master.Summary().CachedBytes == total
+	})
 }
 
 func TestTwoWorkersThatStartAtOnceAgree(t *testing.T) {

@@ -250,6 +250,16 @@ func (f *fetcher) fetch(o *wirepb.Object, block int, off, n int64, r role, owner
 	if file.Has(block) {
 		return fromLocal, nil
 	}
+	if !owned && f.w.view.OwnsAny(f.w.cfg.Name, o.GetKey(), o.GetSize()) {
+		if !f.w.share.lodge(n) {
+			return fromRemote, fmt.Errorf("%w: it is kept for what this worker owns", wire.ErrNoSpace)
+		}
+		defer func() {
+			if err != nil {
+				f.w.share.leave(n)
+			}
+		}()
+	}
 	start := time.Now()
 	from, err = f.bring(file, o, block, off, n, r, owners)
 	f.w.m.fetchSeconds.WithLabelValues(from).Observe(time.Since(start).Seconds())

@@ -67,6 +67,7 @@ type Worker struct {
 	report  *report
 	fetch   *fetcher
 	copies  *copies
+	share   *share
 	server  *wire.Server
 
 	// retire is held shared while a file is acquired, and exclusively to retire.
@@ -130,7 +131,7 @@ func New(cfg Config) (_ *Worker, err error) {
 		Served: func(r wire.Range, took time.Duration, bytes int64, err error) { w.m.serve(r, took, bytes, err) },
 	})
 	w.m = newMetrics(cfg.Registerer, w.store, w.server)
-	w.fetch, w.copies = newFetcher(w), newCopies(w)
+	w.fetch, w.copies, w.share = newFetcher(w), newCopies(w), newShare(w)
 	return w, nil
 }
 
@@ -144,6 +145,10 @@ func (w *Worker) Run(ctx context.Context) error {
 	defer waited.Stop()
 	g.Go(func() error { return w.server.Serve(ctx, w.data) })
 	g.Go(func() error { return w.copies.run(ctx) })
+	g.Go(func() error {
+		w.share.run(ctx)
+		return nil
+	})
 	if w.local != nil {
 		g.Go(func() error { return wire.NewLocalServer(localHandler{w}, w.log).Serve(ctx, w.local) })
 	}
@@ -193,18 +198,21 @@ func (w *Worker) heard(event *wirepb.WatchEvent, _ bool) {
 		w.view.Set(m)
 		w.client.Forget(w.view.Addresses())
 		w.membersKnown()
+		w.share.look()
 	}
 }
 
 func (w *Worker) membersKnown() { w.knownOnce.Do(func() { close(w.known) }) }
 
-// acquire leases the file of o, unless the worker has retired.
+// acquire leases the file of o, unless the worker has retired. It is a guest if
+// guest says so and this worker owns no part of it.
 func (w *Worker) acquire(o *wirepb.Object, guest bool) (*store.File, error) {
 	w.retire.RLock()
 	defer w.retire.RUnlock()
 	if w.retired {
 		return nil, fmt.Errorf("%w: the runtime is being deleted", wire.ErrNoSpace)
 	}
+	guest = guest && !w.view.OwnsAny(w.cfg.Name, o.GetKey(), o.GetSize())
 	f, err := w.store.Acquire(store.Key(o.GetKey()), o.GetSize(), guest)
 	return f, noSpace(err)
 }
