@@ -28,6 +28,9 @@ need git git
 need java openjdk-17-jre-headless
 need mvn maven
 need mount mount
+need sshfs sshfs
+need /usr/sbin/sshd openssh-server
+need ssh-keygen openssh-client
 need rsync rsync
 need sqlite3 sqlite3
 if [ ${#missing[@]} -gt 0 ]; then

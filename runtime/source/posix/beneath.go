@@ -72,6 +72,12 @@ func (s *Store) open(p string, flags int) (int, error) {
 		if errOpen != nil {
 			return -1, err
 		}
+		// Without its mount the directory is another, most likely an empty one:
+		// nothing in it is missing.
+		if fileSystemOf(fresh).from != s.from {
+			fresh.release()
+			return -1, err
+		}
 		s.mu.Lock()
 		if s.closed {
 			fresh.release()

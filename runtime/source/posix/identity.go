@@ -45,6 +45,8 @@ type fileSystem struct {
 	sharedTimes bool
 	// stableInodes: all who mount it see one inode number of a file, always.
 	stableInodes bool
+	// from is the kind and what is mounted.
+	from string
 }
 
 var (
@@ -96,8 +98,11 @@ func fileSystemOf(root *handle) fileSystem {
 			continue
 		}
 		_, after, _ := strings.Cut(lines.Text(), " - ")
-		kind, _, _ := strings.Cut(after, " ")
-		return fileSystems[kind]
+		kind, rest, _ := strings.Cut(after, " ")
+		device, _, _ := strings.Cut(rest, " ")
+		f := fileSystems[kind]
+		f.from = kind + " " + device
+		return f
 	}
 	return fileSystem{}
 }

@@ -38,7 +38,9 @@ type Store struct {
 	name     string
 	dir, sub string
 	// roots are absolute directories whose links lie inside the mount.
-	roots    []string
+	roots []string
+	// from is what is mounted at dir.
+	from     string
 	identity identity
 	gate     *gate
 	source.Omissions
@@ -96,7 +98,7 @@ func OpenBelow(dir, sub string, c source.Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open source %s: %w", c.MountPoint, classify(err))
 	}
-	s.root = got.root
+	s.root, s.from = got.root, got.kind.from
 	switch v := c.Options[OptionIdentity]; v {
 	case "", "auto":
 		s.identity = got.kind.identity(isLocal)
