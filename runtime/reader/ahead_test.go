@@ -75,6 +75,32 @@ func TestFilesOfADirectoryAreReadAheadInTheirOrder(t *testing.T) {
 	}
 }
 
+func TestFilesOfADirectoryLargerThanTheMemoryOfNamesAreReadAhead(t *testing.T) {
+	s := newScene(t, nil)
+	const files = 400
+	path := func(i int) string { return fmt.Sprintf("d/%04d", i) }
+	for i := range files {
+		s.put(path(i), content(path(i), 3000))
+	}
+	s.worker("a", 1<<30)
+	c, count := s.counters()
+	r := s.reader("a", func(cfg *reader.Config) { count(cfg); cfg.MaxEntries = 50 })
+	d, err := find(t.Context(), r, "d")
+	if err != nil {
+		t.Fatal(err)
+	}
+	nodes, err := r.ReadDir(t.Context(), d.Ino)
+	if err != nil || len(nodes) != files {
+		t.Fatal(len(nodes), err)
+	}
+	for i := range files {
+		s.check(r, path(i), content(path(i), 3000))
+	}
+	if used := c.value("millrace_client_read_ahead_files_total", "used"); used < files/2 {
+		t.Errorf("%v of %d files were opened ahead", used, files)
+	}
+}
+
 func TestFilesOpenedInNoOrderAreNotReadAhead(t *testing.T) {
 	s := newScene(t, nil)
 	const files = 200

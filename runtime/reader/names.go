@@ -256,21 +256,34 @@ func (r *Reader) listing(ctx context.Context, ino uint64) (entries []*wirepb.Ent
 }
 
 // list reads a whole directory.
-func (r *Reader) list(ctx context.Context, ino uint64) ([]*wirepb.Entry, error) {
+func (r *Reader) list(ctx context.Context, ino uint64) (all []*wirepb.Entry, err error) {
+	err = r.stream(ctx, ino, func(entries []*wirepb.Entry) error {
+		all = append(all, entries...)
+		return nil
+	})
+	return all, err
+}
+
+// stream calls each with the entries of a directory, a few at a time and sorted
+// by name; an error of each ends it.
+func (r *Reader) stream(ctx context.Context, ino uint64, each func([]*wirepb.Entry) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	stream, err := r.master.ReadDir(ctx, &wirepb.ReadDirRequest{Ino: ino})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	var all []*wirepb.Entry
 	for {
 		part, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
-			return all, nil
+			return nil
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
-		all = append(all, part.GetEntries()...)
+		if err := each(part.GetEntries()); err != nil {
+			return err
+		}
 	}
 }
 

@@ -18,7 +18,8 @@ const (
 	// bytes: for these passthrough is worth more than a quick open.
 	smallFileBytes = 256 << 10
 	// A sample of a tree is bounded in time, directories and entries.
-	sampleFor     = 2 * time.Second
+	sampleFor     = 3 * time.Second
+	contactFor    = 15 * time.Second // the master may start together with the mount
 	sampleDirs    = 24
 	sampleEntries = 2000
 	// sampleBranch is how many directories of one are looked into.
@@ -28,6 +29,9 @@ const (
 // Profile says how a mount best opens the files, by a sample of their sizes.
 // Where nothing is known in time it is large.
 func (r *Reader) Profile(ctx context.Context) fuse.Profile {
+	if !r.masterAnswers(ctx) {
+		return fuse.ProfileLarge
+	}
 	ctx, cancel := context.WithTimeout(ctx, sampleFor)
 	defer cancel()
 	var sizes []int64
@@ -53,6 +57,14 @@ func (r *Reader) Profile(ctx context.Context) fuse.Profile {
 	return profileOf(sizes)
 }
 
+// masterAnswers waits for the master, but not for ever.
+func (r *Reader) masterAnswers(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, contactFor)
+	defer cancel()
+	_, err := r.entry(ctx, fuse.RootIno, "")
+	return err == nil
+}
+
 func profileOf(sizes []int64) fuse.Profile {
 	var all, large int64
 	for _, n := range sizes {
@@ -70,21 +82,14 @@ func profileOf(sizes []int64) fuse.Profile {
 
 // listSome reads the beginning of a directory.
 func (r *Reader) listSome(ctx context.Context, ino uint64) (some []*wirepb.Entry, err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stream, err := r.master.ReadDir(ctx, &wirepb.ReadDirRequest{Ino: ino})
-	if err != nil {
-		return nil, err
-	}
-	for len(some) < sampleEntries {
-		part, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			break
+	err = r.stream(ctx, ino, func(entries []*wirepb.Entry) error {
+		if some = append(some, entries...); len(some) >= sampleEntries {
+			return io.EOF
 		}
-		if err != nil {
-			return nil, err
-		}
-		some = append(some, part.GetEntries()...)
+		return nil
+	})
+	if errors.Is(err, io.EOF) {
+		err = nil
 	}
-	return some, nil
+	return some, err
 }

@@ -3,6 +3,7 @@ package reader
 import (
 	"container/list"
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"sync"
@@ -15,8 +16,10 @@ import (
 // Whoever reads the files of a directory in order (cp, tar, a loader of small
 // samples) has the next ones opened and fetched ahead of it.
 const (
-	// maxWalks is how many directories are watched at a time.
-	maxWalks = 64
+	// maxWalks is how many directories are watched at a time, maxWalkNames how
+	// many names of files are kept of all of them; about 50 bytes each.
+	maxWalks     = 64
+	maxWalkNames = 256 << 10
 	// firstWalk files are fetched ahead at first, then twice as many with each
 	// file that is opened in order, up to maxWalk.
 	firstWalk, maxWalk = 4, 64
@@ -41,27 +44,35 @@ type walks struct {
 	early  map[uint64]*early        // by the file's inode
 	queue  *list.List               // of *early, the newest in front
 	bytes  int64                    // of early
+	names  int                      // of files of all walks
 }
 
 // walk is one directory whose files are being opened.
 type walk struct {
 	dir    uint64
 	last   string // the file that was opened last
-	files  []*wirepb.Entry
+	files  []walkFile
 	asked  bool // for files
 	pos    int  // of last in files
 	ahead  int  // files before this one were fetched
 	window int
 }
 
+// walkFile is a file in the order of its directory.
+type walkFile struct {
+	name string
+	ino  uint64
+	size int64
+}
+
 // early is a file that was opened before anybody asked for it.
 type early struct {
-	entry *wirepb.Entry
-	elem  *list.Element
-	made  time.Time
-	done  chan struct{} // closed when what follows is good
-	file  *file
-	err   error
+	walkFile
+	elem *list.Element
+	made time.Time
+	done chan struct{} // closed when what follows is good
+	file *file
+	err  error
 }
 
 func newWalks(r *Reader) *walks {
@@ -88,7 +99,7 @@ func (w *walks) open(ctx context.Context, e *wirepb.Entry) (*file, bool) {
 	if x.err != nil {
 		return nil, false
 	}
-	if x.entry.GetObject().GetKey() != e.GetObject().GetKey() {
+	if x.file.Version() != e.GetObject().GetKey() {
 		x.close()
 		return nil, false
 	}
@@ -139,26 +150,33 @@ func (w *walks) dirLocked(ino uint64) *walk {
 	d := &walk{dir: ino}
 	w.dirs[ino] = w.recent.PushFront(d)
 	if w.recent.Len() > maxWalks {
-		delete(w.dirs, w.recent.Remove(w.recent.Back()).(*walk).dir)
+		w.dropWalkLocked(w.recent.Back())
 	}
 	return d
+}
+
+func (w *walks) dropWalkLocked(el *list.Element) {
+	d := w.recent.Remove(el).(*walk)
+	delete(w.dirs, d.dir)
+	w.names -= len(d.files)
 }
 
 // learn finds out the order of a directory, without anybody waiting.
 func (w *walks) learn(d *walk) {
 	w.r.background(func(ctx context.Context) {
-		entries, err := w.r.listing(ctx, d.dir)
-		if err != nil || len(entries) > w.r.cfg.MaxEntries {
+		files, err := w.files(ctx, d.dir)
+		if err != nil {
 			return
 		}
-		var files []*wirepb.Entry
-		for _, e := range entries {
-			if e.GetMode()&syscall.S_IFMT == syscall.S_IFREG {
-				files = append(files, e)
-			}
-		}
 		w.mu.Lock()
+		if el := w.dirs[d.dir]; el == nil || el.Value != d {
+			w.mu.Unlock()
+			return // it changed meanwhile
+		}
 		d.files, d.pos, d.ahead = files, -1, 0
+		for w.names += len(files); w.names > maxWalkNames && w.recent.Len() > 1; {
+			w.dropWalkLocked(w.recent.Back())
+		}
 		next := w.advanceLocked(d, d.last)
 		w.mu.Unlock()
 		for _, x := range next {
@@ -167,9 +185,45 @@ func (w *walks) learn(d *walk) {
 	})
 }
 
+var errTooMany = errors.New("too many files")
+
+// files lists the files of a directory, unless there are too many of them.
+func (w *walks) files(ctx context.Context, dir uint64) (files []walkFile, err error) {
+	add := func(entries []*wirepb.Entry) error {
+		for _, e := range entries {
+			if e.GetMode()&syscall.S_IFMT == syscall.S_IFREG {
+				files = append(files, walkFile{e.GetName(), e.GetIno(), e.GetSize()})
+			}
+		}
+		if len(files) > maxWalkNames {
+			return errTooMany
+		}
+		return nil
+	}
+	if entries, ok := w.r.names.directory(dir); ok {
+		return files, add(entries)
+	}
+	// What names can hold is remembered there as well: it is looked up next.
+	var few []*wirepb.Entry
+	many := false
+	seen := w.r.names.generation()
+	err = w.r.stream(ctx, dir, func(entries []*wirepb.Entry) error {
+		if many = many || len(few)+len(entries) > w.r.cfg.MaxEntries; many {
+			few = nil
+		} else {
+			few = append(few, entries...)
+		}
+		return add(entries)
+	})
+	if err == nil && !many {
+		w.r.names.putDirectory(dir, few, seen)
+	}
+	return files, err
+}
+
 // advanceLocked moves to the file that is opened now and returns those to fetch.
 func (w *walks) advanceLocked(d *walk, name string) (next []*early) {
-	at, found := slices.BinarySearchFunc(d.files, name, func(e *wirepb.Entry, name string) int { return strings.Compare(e.GetName(), name) })
+	at, found := slices.BinarySearchFunc(d.files, name, func(f walkFile, name string) int { return strings.Compare(f.name, name) })
 	if !found {
 		return nil // new since
 	}
@@ -184,12 +238,12 @@ func (w *walks) advanceLocked(d *walk, name string) (next []*early) {
 		return nil
 	}
 	for i := max(d.ahead, at+1); i < min(at+1+d.window, len(d.files)); i++ {
-		if e := d.files[i]; e.GetSize() > 0 && e.GetSize() <= walkFileBytes {
-			if w.bytes+e.GetSize() > walkBytes {
+		if f := d.files[i]; f.size > 0 && f.size <= walkFileBytes {
+			if w.bytes+f.size > walkBytes {
 				break
 			}
-			if w.early[e.GetIno()] == nil {
-				next = append(next, w.addLocked(e))
+			if w.early[f.ino] == nil {
+				next = append(next, w.addLocked(f))
 			}
 		}
 		d.ahead = i + 1
@@ -197,30 +251,32 @@ func (w *walks) advanceLocked(d *walk, name string) (next []*early) {
 	return next
 }
 
-func (w *walks) addLocked(e *wirepb.Entry) *early {
-	x := &early{entry: e, made: time.Now(), done: make(chan struct{})}
+func (w *walks) addLocked(f walkFile) *early {
+	x := &early{walkFile: f, made: time.Now(), done: make(chan struct{})}
 	x.elem = w.queue.PushFront(x)
-	w.early[e.GetIno()] = x
-	w.bytes += e.GetSize()
+	w.early[f.ino] = x
+	w.bytes += f.size
 	return x
 }
 
 func (w *walks) removeLocked(x *early) {
-	if w.early[x.entry.GetIno()] == x {
-		delete(w.early, x.entry.GetIno())
+	if w.early[x.ino] == x {
+		delete(w.early, x.ino)
 		w.queue.Remove(x.elem)
-		w.bytes -= x.entry.GetSize()
+		w.bytes -= x.size
 	}
 }
 
 // fetch opens one file ahead: with a worker on this node it is whole when it is
 // open, without one its bytes are on their way.
 func (w *walks) fetch(x *early) {
-	e := x.entry
 	started := w.r.background(func(ctx context.Context) {
 		defer close(x.done)
-		x.file, x.err = w.r.open(ctx, e)
-		if x.err != nil {
+		e, err := w.r.entry(ctx, x.ino, "")
+		if err == nil {
+			x.file, err = w.r.open(ctx, e)
+		}
+		if x.err = err; err != nil {
 			return
 		}
 		x.file.mu.Lock()
@@ -254,8 +310,7 @@ func (w *walks) forget(dir uint64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if el := w.dirs[dir]; el != nil {
-		delete(w.dirs, dir)
-		w.recent.Remove(el)
+		w.dropWalkLocked(el)
 	}
 }
 
