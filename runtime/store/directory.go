@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -43,7 +44,7 @@ type directory struct {
 	full string
 }
 
-func openDirectory(d Dir, t Tier, level int) (_ *directory, err error) {
+func openDirectory(ctx context.Context, d Dir, t Tier, level int, wait time.Duration) (_ *directory, err error) {
 	out := &directory{path: d.Path, data: filepath.Join(d.Path, formatDir), level: level, medium: t.Medium,
 		high: t.High, low: t.Low, quota: d.QuotaBytes, guests: list.New()}
 	if out.high <= 0 || out.high > 1 {
@@ -58,12 +59,33 @@ func openDirectory(d Dir, t Tier, level int) (_ *directory, err error) {
 	if out.lock, err = os.OpenFile(filepath.Join(d.Path, "lock"), os.O_CREATE|os.O_RDWR, 0o644); err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(out.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := lock(ctx, out.lock, wait); err != nil {
 		out.lock.Close()
 		return nil, fmt.Errorf("lock %s: another worker uses it: %w", d.Path, err)
 	}
 	return out, nil
 }
+
+// lock waits for whoever holds the lock of a directory to end: a worker may
+// start before its predecessor is gone.
+func lock(ctx context.Context, f *os.File, wait time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(lockEvery):
+		}
+	}
+}
+
+// lockEvery is how often a lock that another holds is asked for.
+const lockEvery = 50 * time.Millisecond
 
 func (d *directory) close() (err error) {
 	if d.journal != nil {
@@ -164,7 +186,7 @@ func (d *directory) recover(ctx context.Context) ([]*entry, error) {
 	return out, nil
 }
 
-func (d *directory) recoverShard(shard string, known map[Key]*meta) (out []found, err error) {
+func (d *directory) recoverShard(shard string, known map[rawKey]*meta) (out []found, err error) {
 	path := filepath.Join(d.data, shard)
 	dir, err := os.Open(path)
 	if err != nil {
@@ -180,7 +202,10 @@ func (d *directory) recoverShard(shard string, known map[Key]*meta) (out []found
 	}
 	for _, name := range names {
 		var st unix.Stat_t
-		m := known[Key(name)]
+		var m *meta
+		if raw, ok := Key(name).raw(); ok {
+			m = known[raw]
+		}
 		if m != nil && name[:2] == shard && unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil &&
 			st.Mode&unix.S_IFMT == unix.S_IFREG && st.Size == m.size {
 			out = append(out, found{recoveredEntry(d, Key(name), m, st.Blocks*512), st.Mtim})

@@ -74,8 +74,8 @@ func recoveredEntry(d *directory, key Key, m *meta, charged int64) *entry {
 	if e.unverified > 0 {
 		e.crcs = make([]uint32, len(e.blocks))
 	}
-	for block, crc := range m.blocks {
-		e.blocks[block], e.crcs[block] = blockUnverified, crc
+	for _, b := range m.blocks {
+		e.blocks[b.block], e.crcs[b.block] = blockUnverified, b.crc
 	}
 	return e
 }

@@ -2,6 +2,7 @@ package store
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"sync"
 )
 
@@ -49,11 +51,48 @@ var errJournal = errors.New("not a journal of this version")
 type meta struct {
 	size, blockBytes int64
 	guest            bool
-	// blocks maps each block that is there to the CRC-32C of its bytes.
-	blocks map[uint32]uint32
+	// blocks that are there, the lowest first; while a journal is read, what it
+	// says of them in its order.
+	blocks []blockRecord
+}
+
+// blockRecord is what a journal says of a block: the CRC-32C of its bytes, or
+// that it is gone.
+type blockRecord struct {
+	block, crc uint32
+	gone       bool
 }
 
 func (m *meta) count() int { return blockCount(m.size, m.blockBytes) }
+
+// settle keeps the last word on each block.
+func (m *meta) settle() {
+	if len(m.blocks) < 2 && (len(m.blocks) == 0 || !m.blocks[0].gone) {
+		return
+	}
+	slices.SortStableFunc(m.blocks, func(a, b blockRecord) int { return cmp.Compare(a.block, b.block) })
+	kept := m.blocks[:0]
+	for i, b := range m.blocks {
+		if !b.gone && (i+1 == len(m.blocks) || m.blocks[i+1].block != b.block) {
+			kept = append(kept, b)
+		}
+	}
+	m.blocks = kept
+}
+
+// rawKey is a Key in half the bytes and without a pointer.
+type rawKey [16]byte
+
+func (k rawKey) key() Key { return Key(hex.EncodeToString(k[:])) }
+
+// raw is the reverse; ok is false for what is no key.
+func (k Key) raw() (r rawKey, ok bool) {
+	if !k.valid() {
+		return r, false
+	}
+	_, err := hex.Decode(r[:], []byte(k))
+	return r, err == nil
+}
 
 func blockCount(size, blockBytes int64) int {
 	n := size / blockBytes
@@ -89,18 +128,21 @@ func appendFormat(out []byte) []byte {
 
 func appendFile(out []byte, key Key, m *meta) []byte {
 	out = appendRecord(out, recordFile, m.guest, key, uint64(m.size), uint64(m.blockBytes))
-	for block, crc := range m.blocks {
-		out = appendRecord(out, recordBlock, false, key, uint64(block), uint64(crc))
+	for _, b := range m.blocks {
+		out = appendRecord(out, recordBlock, false, key, uint64(b.block), uint64(b.crc))
 	}
 	return out
 }
 
 // replay reads a journal. Only what it does not begin as is an error.
-func replay(in io.Reader) (map[Key]*meta, error) {
-	files := map[Key]*meta{}
+func replay(in io.Reader) (map[rawKey]*meta, error) {
+	files := map[rawKey]*meta{}
 	r := make([]byte, recordBytes)
 	for first := true; ; first = false {
 		if _, err := io.ReadFull(in, r); errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			for _, m := range files {
+				m.settle()
+			}
 			return files, nil // the last record may be torn
 		} else if err != nil {
 			return nil, err
@@ -116,7 +158,7 @@ func replay(in io.Reader) (map[Key]*meta, error) {
 		if !whole {
 			continue
 		}
-		key := Key(hex.EncodeToString(r[4:20]))
+		key := rawKey(r[4:20])
 		m := files[key]
 		switch kind {
 		case recordFile:
@@ -125,17 +167,17 @@ func replay(in io.Reader) (map[Key]*meta, error) {
 				continue
 			}
 			if m == nil || m.size != size || m.blockBytes != blockBytes {
-				m = &meta{size: size, blockBytes: blockBytes, blocks: map[uint32]uint32{}}
+				m = &meta{size: size, blockBytes: blockBytes}
 				files[key] = m
 			}
 			m.guest = r[1]&flagGuest != 0
 		case recordBlock:
 			if m != nil && a < uint64(m.count()) {
-				m.blocks[uint32(a)] = uint32(b)
+				m.blocks = append(m.blocks, blockRecord{block: uint32(a), crc: uint32(b)})
 			}
 		case recordGone:
 			if m != nil && a < maxBlocks {
-				delete(m.blocks, uint32(a))
+				m.blocks = append(m.blocks, blockRecord{block: uint32(a), gone: true})
 			}
 		case recordDrop:
 			delete(files, key)
@@ -154,15 +196,15 @@ type journal struct {
 }
 
 // openJournal reads the journal at path, as empty if there is none or it is not
-// one of this version, and writes it anew without what is past.
-func openJournal(path string) (*journal, map[Key]*meta, error) {
-	files := map[Key]*meta{}
+// one of this version, and writes it anew if much of it is past.
+func openJournal(path string) (*journal, map[rawKey]*meta, error) {
+	files := map[rawKey]*meta{}
 	old, err := os.Open(path)
 	switch {
 	case err == nil:
 		defer old.Close()
 		if files, err = replay(bufio.NewReaderSize(old, 1<<20)); errors.Is(err, errJournal) {
-			files = map[Key]*meta{}
+			files = map[rawKey]*meta{}
 		} else if err != nil {
 			return nil, nil, fmt.Errorf("read %s: %w", path, err)
 		}
@@ -170,9 +212,14 @@ func openJournal(path string) (*journal, map[Key]*meta, error) {
 		return nil, nil, err
 	}
 	j := &journal{path: path}
-	err = j.rewrite(files)
-	if isFull(err) && len(files) > 0 {
-		err = j.reopen()
+	worth := 1
+	for _, m := range files {
+		worth += 1 + len(m.blocks)
+	}
+	if st, statErr := os.Stat(path); statErr == nil && len(files) > 0 && st.Size() <= int64(worth+worth/2)*recordBytes {
+		err = j.reopen(max(compactRecords, compactGrowth*worth))
+	} else if err = j.rewrite(files); isFull(err) && len(files) > 0 {
+		err = j.reopen(1 << 62) // there is no room for another
 	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("write %s: %w", path, err)
@@ -180,15 +227,15 @@ func openJournal(path string) (*journal, map[Key]*meta, error) {
 	return j, files, nil
 }
 
-// reopen goes on with the journal as it is, when the disk has no room for another.
-func (j *journal) reopen() error {
+// reopen goes on with the journal as it is, until it has limit records.
+func (j *journal) reopen(limit int) error {
 	f, err := os.OpenFile(j.path, os.O_WRONLY|os.O_APPEND, 0)
 	if err != nil {
 		return err
 	}
 	st, err := f.Stat()
 	if err == nil {
-		j.file, j.records, j.limit = f, int(st.Size()/recordBytes), 1<<62
+		j.file, j.records, j.limit = f, int(st.Size()/recordBytes), limit
 		err = f.Truncate(int64(j.records) * recordBytes)
 	}
 	if err != nil {
@@ -199,7 +246,7 @@ func (j *journal) reopen() error {
 
 // rewrite replaces the journal by one that says no more than files. Callers
 // hold mu or are alone.
-func (j *journal) rewrite(files map[Key]*meta) error {
+func (j *journal) rewrite(files map[rawKey]*meta) error {
 	temp := j.path + ".tmp"
 	f, err := os.OpenFile(temp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
@@ -215,7 +262,7 @@ func (j *journal) rewrite(files map[Key]*meta) error {
 		if err != nil {
 			break
 		}
-		buf = appendFile(buf[:0], key, m)
+		buf = appendFile(buf[:0], key.key(), m)
 		records += len(buf) / recordBytes
 		err = writeAll(w, buf)
 	}

@@ -11,7 +11,7 @@ import (
 func FuzzReplay(f *testing.F) {
 	const key = Key("0123456789abcdef0123456789abcdef")
 	whole := appendFormat(nil)
-	whole = appendFile(whole, key, &meta{size: 10 << 20, blockBytes: 4 << 20, guest: true, blocks: map[uint32]uint32{0: 1, 2: 3}})
+	whole = appendFile(whole, key, &meta{size: 10 << 20, blockBytes: 4 << 20, guest: true, blocks: []blockRecord{{block: 0, crc: 1}, {block: 2, crc: 3}}})
 	whole = appendRecord(whole, recordGone, false, key, 2, 0)
 	f.Add(whole)
 	f.Add(whole[:len(whole)-5])
@@ -25,12 +25,12 @@ func FuzzReplay(f *testing.F) {
 		}
 		again := appendFormat(nil)
 		for key, m := range files {
-			for b := range m.blocks {
-				if int64(b) >= int64(m.count()) {
-					t.Errorf("block %d of %d", b, m.count())
+			for _, b := range m.blocks {
+				if int64(b.block) >= int64(m.count()) || b.gone {
+					t.Errorf("block %+v of %d", b, m.count())
 				}
 			}
-			again = appendFile(again, key, m)
+			again = appendFile(again, key.key(), m)
 		}
 		if same, err := replay(bytes.NewReader(again)); err != nil || len(same) != len(files) {
 			t.Errorf("%d files written anew read as %d: %v", len(files), len(same), err)
@@ -75,8 +75,9 @@ func TestAJournalThatGrowsIsWrittenAnew(t *testing.T) {
 		t.Errorf("%d files, %d records", len(files), again.records)
 	}
 	for i := 995; i < 1000; i++ {
-		m := files[key(i)]
-		if m == nil || m.size != 100 || m.blocks[3] != uint32(i) || m.guest != (i%2 == 0) {
+		raw, _ := key(i).raw()
+		m := files[raw]
+		if m == nil || m.size != 100 || len(m.blocks) != 1 || m.blocks[0] != (blockRecord{block: 3, crc: uint32(i)}) || m.guest != (i%2 == 0) {
 			t.Errorf("file %d is %+v", i, m)
 		}
 	}

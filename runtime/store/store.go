@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"time"
 )
 
 // ErrNoSpace: the bytes do not fit, and nothing that may go is left to evict.
@@ -70,6 +71,8 @@ type Options struct {
 	// OnChange is told of every change, in no lock; it must not block.
 	OnChange func(Change)
 	Logger   *slog.Logger
+	// LockWait bounds the wait for a predecessor that still holds a directory.
+	LockWait time.Duration
 }
 
 // Store is the cache of one worker. It is safe for concurrent use.
@@ -78,6 +81,7 @@ type Store struct {
 	onChange   func(Change)
 	log        *slog.Logger
 	message    string
+	lockWait   time.Duration
 	buffers    sync.Pool
 
 	// background verifies large files, one at a time, until stop.
@@ -95,7 +99,7 @@ type Store struct {
 
 // Open takes the directories, recovers what verifies in them, and forgets the rest.
 func Open(ctx context.Context, o Options) (*Store, error) {
-	s := &Store{blockBytes: o.BlockBytes, onChange: o.OnChange, log: o.Logger, files: map[Key]*entry{},
+	s := &Store{blockBytes: o.BlockBytes, onChange: o.OnChange, log: o.Logger, lockWait: o.LockWait, files: map[Key]*entry{},
 		verifier: make(chan struct{}, 1), stop: make(chan struct{})}
 	if s.blockBytes == 0 {
 		s.blockBytes = DefaultBlockBytes
@@ -122,7 +126,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 }
 
 func (s *Store) add(ctx context.Context, dir Dir, tier Tier, level int) error {
-	d, err := openDirectory(dir, tier, level)
+	d, err := openDirectory(ctx, dir, tier, level, s.lockWait)
 	if err != nil {
 		return err
 	}
