@@ -72,17 +72,13 @@ func ofRuns(name, unit string, values []float64, target *float64, better string)
 
 func aim(v float64) *float64 { return &v }
 
-// gigabytes, perSecond and seconds write a note.
+// gigabytes and thousands write a note.
 func gigabytes(a, b done) string {
 	return fmt.Sprintf("%.2f of %.2f GB/s", a.bytesPerSec()/1e9, b.bytesPerSec()/1e9)
 }
 
 func thousands(a, b done) string {
 	return fmt.Sprintf("%.1f of %.1f k/s", a.perSecond()/1e3, b.perSecond()/1e3)
-}
-
-func seconds(a, b done) string {
-	return fmt.Sprintf("%.2f s against %.2f s", a.Elapsed.Seconds(), b.Elapsed.Seconds())
 }
 
 // once is the figure of one run.

@@ -89,12 +89,14 @@ func (s *objectStore) bucket(ctx context.Context, name string) error {
 
 // put uploads n objects that the function names and opens, eight at a time.
 func (s *objectStore) put(ctx context.Context, bucket string, n int, object func(i int) (key string, body io.Reader)) error {
+	//nolint:staticcheck // its successor, transfermanager, has no stable release yet
 	up := manager.NewUploader(s.client, func(u *manager.Uploader) { u.PartSize = 64 << 20 })
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(8)
 	for i := range n {
 		group.Go(func() error {
 			key, body := object(i)
+			//nolint:staticcheck // as above
 			_, err := up.Upload(ctx, &s3.PutObjectInput{Bucket: &bucket, Key: &key, Body: body})
 			return err
 		})
@@ -144,6 +146,7 @@ func (s *objectStore) fetchAll(ctx context.Context, bucket string, n, parallel i
 // download copies objects into files, several at a time, as the tools of object
 // stores do: small ones whole, large ones in ranges.
 func (s *objectStore) download(ctx context.Context, bucket string, keys []string, parallel int, dir string) work {
+	//nolint:staticcheck // as in put
 	down := manager.NewDownloader(s.client, func(d *manager.Downloader) { d.PartSize, d.Concurrency = 8<<20, 4 })
 	return func() (done, error) {
 		var next atomic.Int64
@@ -157,6 +160,7 @@ func (s *objectStore) download(ctx context.Context, bucket string, keys []string
 				if err != nil {
 					return bytes, ops, err
 				}
+				//nolint:staticcheck // as in put
 				n, err := down.Download(ctx, f, &s3.GetObjectInput{Bucket: &bucket, Key: &keys[i]})
 				if e := f.Close(); err == nil {
 					err = e

@@ -3,6 +3,8 @@ package bench
 import (
 	"context"
 	"fmt"
+
+	"github.com/millrace/millrace/apis/contract"
 )
 
 // smallFiles opens, reads and closes files of 64 KiB, in both profiles of the
@@ -14,7 +16,7 @@ func smallFiles(ctx context.Context, b *Bench) error {
 	}
 	for _, profile := range []string{"large", "small"} {
 		c, err := b.newCache(ctx, "small-"+profile, cacheConfig{
-			mount: localMount("small"), workers: 1, quota: "4Gi", clientOptions: map[string]string{"profile": profile},
+			mount: localMount("small"), workers: 1, quota: "4Gi", clientOptions: map[string]string{contract.OptionProfile: profile},
 		})
 		if err != nil {
 			return err
