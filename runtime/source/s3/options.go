@@ -411,7 +411,7 @@ func Open(ctx context.Context, c source.Config) (*Store, error) {
 	if prefix = strings.Trim(prefix, "/"); prefix != "" {
 		prefix += "/"
 	}
-	s := &Store{client: client, transport: transport, timeout: timeout, bucket: bucket, prefix: prefix, name: strings.TrimRight(c.MountPoint, "/"), wide: make(chan struct{}, maxWide)}
+	s := &Store{client: client, transport: transport, timeout: timeout, bucket: bucket, prefix: prefix, name: strings.TrimRight(c.MountPoint, "/")}
 	if requesterPays {
 		s.payer = "requester"
 	}

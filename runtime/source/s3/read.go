@@ -28,17 +28,11 @@ const (
 	// minRate in bytes a second is what a server must give on average over the
 	// timeout, lest it is taken for one that is down.
 	minRate = 1 << 10
-
-	// A range of wideBytes and more is read over partsAhead connections in parts
-	// of partBytes. maxWide of such reads bound the memory: 4 × 4 × 4 MiB.
-	wideBytes  = 16 << 20
-	partBytes  = 4 << 20
-	partsAhead = 4
-	maxWide    = 4
 )
 
 // Open reads a range of the version o: If-Match makes the server refuse another.
-// A source without ETags is held to size and modification time.
+// A source without ETags is held to size and modification time. It is read over
+// one connection; who wants more opens several ranges at once.
 func (s *Store) Open(ctx context.Context, o source.Object, off, n int64) (io.ReadCloser, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, s.failed("read", o.Path, err)
@@ -50,18 +44,6 @@ func (s *Store) Open(ctx context.Context, o source.Object, off, n int64) (io.Rea
 	if n <= 0 {
 		return io.NopCloser(strings.NewReader("")), nil
 	}
-	if n >= wideBytes {
-		select {
-		case s.wide <- struct{}{}:
-			return s.openWide(ctx, o, off, n)
-		default: // many read as it is
-		}
-	}
-	return s.open(ctx, o, off, n)
-}
-
-// open reads a range over one connection at a time.
-func (s *Store) open(ctx context.Context, o source.Object, off, n int64) (*body, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	b := &body{ctx: ctx, cancel: cancel, store: s, object: o, off: off, end: off + n}
 	in, err := s.get(ctx, o, off, n)
@@ -76,6 +58,9 @@ func (s *Store) open(ctx context.Context, o source.Object, off, n int64) (*body,
 // get asks for a range once, with the SDK's retries.
 func (s *Store) get(ctx context.Context, o source.Object, off, n int64) (*stream, error) {
 	in := &s3.GetObjectInput{Bucket: &s.bucket, Key: aws.String(s.prefix + o.Path), Range: aws.String(fmt.Sprintf("bytes=%d-%d", off, off+n-1)), RequestPayer: s.payer}
+	if off == 0 && n == o.Size {
+		in.Range = nil // cheaper for servers, which matters with small objects
+	}
 	if o.ETag != "" {
 		in.IfMatch = &o.ETag
 	}
@@ -101,11 +86,14 @@ func check(out *s3.GetObjectOutput, o source.Object, off, n int64) error {
 	if o.ETag != "" && out.ETag != nil && *out.ETag != o.ETag || o.ETag == "" && !o.ModTime.IsZero() && !modTime(out.LastModified).Equal(o.ModTime) {
 		return source.ErrChanged
 	}
-	length := aws.ToInt64(out.ContentLength)
+	length := int64(-1) // not told
+	if out.ContentLength != nil {
+		length = *out.ContentLength
+	}
 	if raw, ok := awsmiddleware.GetRawResponse(out.ResultMetadata).(*smithyhttp.Response); ok && raw.StatusCode == http.StatusOK {
 		// Not a part: right only if all was asked for.
 		switch {
-		case length != o.Size:
+		case length >= 0 && length != o.Size:
 			return source.ErrChanged
 		case n != o.Size:
 			return fmt.Errorf("%w: the server gives the whole object in place of a range", source.ErrInvalid)
@@ -241,118 +229,5 @@ func (b *body) Close() error {
 	defer b.mu.Unlock()
 	b.closed = true
 	b.in.close()
-	return nil
-}
-
-// openWide reads a range in parts over several connections. The caller has
-// taken a place of s.wide; the reader's Close gives it back.
-func (s *Store) openWide(ctx context.Context, o source.Object, off, n int64) (io.ReadCloser, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	w := &wide{ctx: ctx, cancel: cancel, store: s, object: o, next: off, end: off + n}
-	for range partsAhead {
-		w.ahead()
-	}
-	// What fails at once, fails here.
-	if err := w.take(); err != nil {
-		w.Close()
-		return nil, err
-	}
-	return w, nil
-}
-
-// wide gives a range whose parts come over several connections.
-type wide struct {
-	ctx       context.Context
-	cancel    context.CancelFunc
-	store     *Store
-	object    source.Object
-	next, end int64 // of what is not yet asked for
-
-	mu     sync.Mutex // Close may come while Read waits
-	wg     sync.WaitGroup
-	closed bool
-
-	coming []chan *part // in the order of the range
-	now    *part
-	rest   []byte // of now
-}
-
-type part struct {
-	data []byte
-	n    int
-	err  error
-}
-
-var parts = sync.Pool{New: func() any { return &part{data: make([]byte, partBytes)} }}
-
-// ahead asks for the next part, if there is one.
-func (w *wide) ahead() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	n := min(partBytes, w.end-w.next)
-	if n <= 0 || w.closed {
-		return
-	}
-	off, out := w.next, make(chan *part, 1)
-	w.next += n
-	w.coming = append(w.coming, out)
-	w.wg.Go(func() {
-		p := parts.Get().(*part)
-		p.n = int(n)
-		var b *body
-		if b, p.err = w.store.open(w.ctx, w.object, off, n); p.err == nil {
-			_, p.err = io.ReadFull(b, p.data[:n])
-			b.Close()
-		}
-		out <- p
-	})
-}
-
-// take waits for the next part and asks for one more.
-func (w *wide) take() error {
-	if w.now != nil {
-		parts.Put(w.now)
-		w.now = nil
-	}
-	if len(w.coming) == 0 {
-		return io.EOF
-	}
-	select {
-	case p := <-w.coming[0]:
-		w.coming = w.coming[1:]
-		if p.err != nil {
-			defer parts.Put(p)
-			return p.err
-		}
-		w.now, w.rest = p, p.data[:p.n]
-		w.ahead()
-		return nil
-	case <-w.ctx.Done():
-		return w.store.failed("read", w.object.Path, w.ctx.Err())
-	}
-}
-
-func (w *wide) Read(p []byte) (int, error) {
-	for len(w.rest) == 0 && len(p) > 0 {
-		if err := w.take(); err != nil {
-			return 0, err
-		}
-	}
-	n := copy(p, w.rest)
-	w.rest = w.rest[n:]
-	return n, nil
-}
-
-// Close ends the parts that are under way and waits for them, which is short.
-func (w *wide) Close() error {
-	w.cancel()
-	w.mu.Lock()
-	again := w.closed
-	w.closed = true
-	w.mu.Unlock()
-	if !again {
-		w.wg.Wait()
-		<-w.store.wide
-	}
 	return nil
 }

@@ -27,8 +27,6 @@ type Store struct {
 	bucket, prefix string
 	name           string
 	payer          types.RequestPayer
-	// wide holds a place for each read that several connections serve.
-	wide chan struct{}
 	source.Omissions
 }
 

@@ -23,11 +23,12 @@ type Server struct {
 	Endpoint string
 	dir      string
 	address  string
+	flags    []string
 	cmd      *exec.Cmd
 }
 
-// Start runs a server over an empty directory.
-func Start(t testing.TB) *Server {
+// Start runs a server over an empty directory; flags are the program's own.
+func Start(t testing.TB, flags ...string) *Server {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -35,7 +36,7 @@ func Start(t testing.TB) *Server {
 	}
 	address := l.Addr().String()
 	l.Close()
-	s := &Server{Endpoint: "http://" + address, address: address, dir: t.TempDir()}
+	s := &Server{Endpoint: "http://" + address, address: address, dir: t.TempDir(), flags: flags}
 	s.Up(t)
 	t.Cleanup(func() { s.Down(t) })
 	return s
@@ -55,7 +56,7 @@ func (s *Server) Put(t testing.TB, bucket, key string) string {
 // Up starts the server on its old address and files and waits until it answers.
 func (s *Server) Up(t testing.TB) {
 	t.Helper()
-	s.cmd = exec.Command(binary(t), "--port", s.address, "posix", s.dir)
+	s.cmd = exec.Command(binary(t), append(append([]string{"--port", s.address}, s.flags...), "posix", s.dir)...)
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // also when the test is killed
 	s.cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY="+AccessKey, "ROOT_SECRET_KEY="+SecretKey)
 	if err := s.cmd.Start(); err != nil {
