@@ -10,6 +10,10 @@ const (
 	// drops its cached files and stops caching. Summary.Retired tells when all
 	// connected workers have done so. Idempotent.
 	PathRetire = "/v1/retire"
+	// PathRevalidate answers POST, with ?path=/train for a part: the sources are
+	// looked at again, now, and the answer comes when that is done, with the name
+	// of the snapshot then: {"snapshot":"…"}.
+	PathRevalidate = "/v1/revalidate"
 	// PathHealthy answers GET with 200 when the process serves.
 	PathHealthy = "/healthz"
 	// PathMetrics serves Prometheus metrics.

@@ -5,7 +5,12 @@ import (
 	"net/http"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/millrace/millrace/apis/contract"
+	"github.com/millrace/millrace/runtime/namespace"
+	"github.com/millrace/millrace/runtime/wire/wirepb"
 )
 
 const (
@@ -22,11 +27,26 @@ func (m *Master) Handler(metrics http.Handler) http.Handler {
 		m.Retire()
 		w.WriteHeader(http.StatusAccepted)
 	})
+	mux.HandleFunc("POST "+contract.PathRevalidate, m.serveRevalidate)
 	mux.HandleFunc("GET "+contract.PathHealthy, func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = w.Write([]byte("ok\n"))
 	})
 	mux.Handle("GET "+contract.PathMetrics, metrics)
 	return mux
+}
+
+// serveRevalidate answers when the sources were looked at.
+func (m *Master) serveRevalidate(w http.ResponseWriter, r *http.Request) {
+	reply, err := m.Revalidate(r.Context(), &wirepb.RevalidateRequest{Path: r.URL.Query().Get("path")})
+	switch {
+	case status.Code(err) == codes.NotFound:
+		http.Error(w, status.Convert(err).Message(), http.StatusNotFound)
+	case err != nil:
+		http.Error(w, status.Convert(err).Message(), http.StatusBadGateway)
+	default:
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(map[string]string{"snapshot": namespace.RecordOf(reply.GetSnapshot()).String()})
+	}
 }
 
 func (m *Master) serveSummary(w http.ResponseWriter, r *http.Request) {

@@ -1,6 +1,7 @@
 package master
 
 import (
+	"cmp"
 	"context"
 	"errors"
 
@@ -12,8 +13,11 @@ import (
 	"github.com/millrace/millrace/runtime/wire/wirepb"
 )
 
-// entriesPerMessage keeps the messages of a large directory below gRPC's 4 MiB.
-const entriesPerMessage = 1024
+// The messages of a large directory stay below gRPC's 4 MiB.
+const (
+	entriesPerMessage = 1024
+	bytesPerMessage   = 1 << 20
+)
 
 // Lookup finds one entry.
 func (m *Master) Lookup(ctx context.Context, r *wirepb.LookupRequest) (*wirepb.Entry, error) {
@@ -33,24 +37,77 @@ func (m *Master) Refresh(ctx context.Context, r *wirepb.LookupRequest) (*wirepb.
 	return entryOf(e), nil
 }
 
-// ReadDir lists a directory.
+// ReadDir lists a directory: the entries, or the pages that the caller lacks, or
+// only that nothing has changed.
 func (m *Master) ReadDir(r *wirepb.ReadDirRequest, stream wirepb.Master_ReadDirServer) error {
-	all, err := m.tree.ReadDir(stream.Context(), r.GetIno())
+	l, err := m.tree.List(stream.Context(), r.GetIno())
 	if err != nil {
 		return statusOf(err)
 	}
-	for len(all) > 0 {
-		n := min(len(all), entriesPerMessage)
-		message := &wirepb.Entries{Entries: make([]*wirepb.Entry, n)}
-		for i, e := range all[:n] {
-			message.Entries[i] = entryOf(e)
-		}
-		if err := stream.Send(message); err != nil {
-			return err
-		}
-		all = all[n:]
+	first := &wirepb.Entries{Record: l.Record[:]}
+	switch {
+	case namespace.RecordOf(r.GetRecord()) == l.Record:
+		first.NotModified = true
+		return stream.Send(first)
+	case r.GetPages():
+		return sendPages(l, r, first, stream)
+	default:
+		return sendEntries(l, r, first, stream)
 	}
-	return nil
+}
+
+func sendEntries(l *namespace.Listing, r *wirepb.ReadDirRequest, message *wirepb.Entries, stream wirepb.Master_ReadDirServer) error {
+	left := int(r.GetLimit())
+	for e := range l.Entries(r.GetAfter()) {
+		message.Entries = append(message.Entries, entryOf(e))
+		if len(message.Entries) == entriesPerMessage {
+			if err := stream.Send(message); err != nil {
+				return err
+			}
+			message = &wirepb.Entries{Entries: make([]*wirepb.Entry, 0, entriesPerMessage)}
+		}
+		if left--; left == 0 {
+			break
+		}
+	}
+	if len(message.GetEntries()) == 0 && len(message.GetRecord()) == 0 {
+		return nil
+	}
+	return stream.Send(message)
+}
+
+func sendPages(l *namespace.Listing, r *wirepb.ReadDirRequest, message *wirepb.Entries, stream wirepb.Master_ReadDirServer) error {
+	known := make(map[namespace.Record]bool, len(r.GetKnownPages()))
+	for _, id := range r.GetKnownPages() {
+		known[namespace.RecordOf(id)] = true
+	}
+	pages, salts := l.Pages()
+	message.Directory = &wirepb.Directory{Mount: l.Mount, Path: l.Path, Hash: l.Hash(), Inodes: salts, Mounts: l.Mounts()}
+	bytes := 0
+	for p := range pages {
+		one := &wirepb.Page{Id: p.ID[:], Entries: int32(p.Entries)}
+		if !known[p.ID] {
+			one.Data = []byte(p.Data)
+			bytes += len(p.Data)
+		}
+		message.Pages = append(message.Pages, one)
+		if bytes >= bytesPerMessage || len(message.GetPages()) == entriesPerMessage {
+			if err := stream.Send(message); err != nil {
+				return err
+			}
+			message, bytes = &wirepb.Entries{}, 0
+		}
+	}
+	return stream.Send(message)
+}
+
+// Revalidate looks at the sources again.
+func (m *Master) Revalidate(ctx context.Context, r *wirepb.RevalidateRequest) (*wirepb.RevalidateReply, error) {
+	if err := m.tree.Scan(ctx, cmp.Or(r.GetPath(), "/")); err != nil {
+		return nil, statusOf(err)
+	}
+	snapshot := m.tree.Totals().Snapshot
+	return &wirepb.RevalidateReply{Snapshot: snapshot[:]}, nil
 }
 
 // StatFS gives the totals.

@@ -7,6 +7,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,6 +25,8 @@ const (
 	defaultWorkerWait  = 10 * time.Minute
 	defaultStripeBytes = 64 << 20
 	defaultBlockBytes  = 4 << 20
+	// stateFile is the metadata in the state directory.
+	stateFile = "namespace.millrace"
 	// keepLoads is for how long a finished load job stays in the summary.
 	keepLoads = 10 * time.Minute
 )
@@ -32,6 +36,11 @@ type Options struct {
 	Mounts []namespace.Mount
 	// TTL of listings; see namespace.Options.
 	TTL time.Duration
+	// StateDir is where the metadata is saved for a restart; "" is nowhere. It is
+	// made if it is missing.
+	StateDir string
+	// WalkRate bounds background walks; see namespace.Options.
+	WalkRate float64
 	// Replicas is how many workers own each stripe.
 	Replicas int
 	// StripeBytes is the unit of placement, BlockBytes that of holdings.
@@ -93,8 +102,16 @@ func New(opts Options) (*Master, error) {
 		watchers: map[*watcher]struct{}{}, jobs: map[string]*job{}, taskOf: map[uint64]*job{},
 	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
+	save := ""
+	if opts.StateDir != "" {
+		if err := os.MkdirAll(opts.StateDir, 0o700); err != nil {
+			m.cancel()
+			return nil, fmt.Errorf("make the master's state directory: %w", err)
+		}
+		save = filepath.Join(opts.StateDir, stateFile)
+	}
 	tree, err := namespace.New(opts.Mounts, namespace.Options{
-		TTL: opts.TTL, OnChange: m.entriesChanged, OnState: m.sourcesChanged, Logger: opts.Logger,
+		TTL: opts.TTL, WalkRate: opts.WalkRate, Save: save, OnChange: m.entriesChanged, OnState: m.sourcesChanged, Logger: opts.Logger,
 	})
 	if err != nil {
 		m.cancel()

@@ -24,6 +24,14 @@ var (
 	descReads        = desc("read_bytes_total", "Bytes given to readers, by where they came from: local, remote (a peer) or source.", "from")
 	descLoads        = desc("loads", "Load jobs that run or ended in the last ten minutes, by phase.", "phase")
 	descLoadBytes    = desc("load_bytes_per_second", "Bytes a second that the running load jobs bring in.")
+	descEntries      = desc("metadata_entries", "Files, directories and links that are known.")
+	descAsked        = desc("metadata_requests_total", "Questions put to the sources: listings of a directory, looks at one entry (stat), whole walks.", "kind")
+	descAskedInVain  = desc("metadata_request_errors_total", "Questions to the sources that failed, but for those about what is not there.")
+	descStale        = desc("metadata_stale_answers_total", "Answers with what was known before because the source failed.")
+	descSaves        = desc("metadata_saves_total", "Times that the metadata was saved for a restart.")
+	descSaveErrors   = desc("metadata_save_errors_total", "Times that the metadata could not be saved.")
+	descRestored     = desc("metadata_restored_entries", "Entries that this master took over from its predecessor.")
+	descDiscarded    = desc("metadata_discarded_total", "Saved metadata that was of no use, by reason: corrupt, version (of another program) or mounts (of another Dataset).", "reason")
 )
 
 var _ prometheus.Collector = (*Master)(nil)
@@ -33,6 +41,7 @@ func (m *Master) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descBytes, descFiles, descComplete, descCached, descCapacity, descWorkers, descWorkerCached, descWorkerUsed,
 		descMountReady, descMountBytes, descReads, descLoads, descLoadBytes,
+		descEntries, descAsked, descAskedInVain, descStale, descSaves, descSaveErrors, descRestored, descDiscarded,
 	} {
 		ch <- d
 	}
@@ -75,6 +84,30 @@ func (m *Master) Collect(ch chan<- prometheus.Metric) {
 		gauge(descLoads, float64(n), phase)
 	}
 	gauge(descLoadBytes, float64(rate))
+	m.collectMetadata(ch)
+}
+
+func (m *Master) collectMetadata(ch chan<- prometheus.Metric) {
+	count := func(d *prometheus.Desc, n int64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), labels...)
+	}
+	c := m.tree.Counts()
+	ch <- prometheus.MustNewConstMetric(descEntries, prometheus.GaugeValue, float64(m.tree.Totals().Entries))
+	ch <- prometheus.MustNewConstMetric(descRestored, prometheus.GaugeValue, float64(c.Restored.Entries))
+	count(descAsked, c.Listings, "list")
+	count(descAsked, c.Stats, "stat")
+	count(descAsked, c.Walks, "walk")
+	count(descAskedInVain, c.Failures)
+	count(descStale, c.Stale)
+	count(descSaves, c.Saves)
+	count(descSaveErrors, c.SaveFailures)
+	for _, reason := range []string{"corrupt", "version", "mounts"} {
+		var n int64
+		if c.Restored.Discarded == reason {
+			n = 1
+		}
+		count(descDiscarded, n, reason)
+	}
 }
 
 func truth(b bool) float64 {

@@ -103,6 +103,7 @@ func (m *Master) tell(w *watcher, stream wirepb.Master_WatchServer) error {
 		event.Members = m.membersLocked()
 		m.mu.Unlock()
 	}
+	m.records(event, pending)
 	for inv := range pending {
 		event.Invalidations = append(event.Invalidations, &wirepb.Invalidation{Ino: inv.Ino, Name: inv.Name})
 		if len(event.Invalidations) == maxInvalidations {
@@ -116,4 +117,24 @@ func (m *Master) tell(w *watcher, stream wirepb.Master_WatchServer) error {
 		return nil
 	}
 	return stream.Send(event)
+}
+
+// records adds to an event the name of the tree, and those of the directories
+// that have changed.
+func (m *Master) records(event *wirepb.WatchEvent, pending map[namespace.Invalidation]struct{}) {
+	snapshot := m.tree.Totals().Snapshot
+	event.Snapshot = snapshot[:]
+	inos := make(map[uint64]struct{}, len(pending))
+	for inv := range pending {
+		if inv.Name != "" {
+			inos[inv.Ino] = struct{}{}
+		}
+	}
+	for ino, record := range m.tree.Records(inos) {
+		change := &wirepb.DirectoryChange{Ino: ino}
+		if !record.IsZero() {
+			change.Record = record[:]
+		}
+		event.Directories = append(event.Directories, change)
+	}
 }

@@ -290,6 +290,7 @@ func (t *Tree) link(s *dir) {
 	i, _ := d.subAt(s.name)
 	d.subs = slices.Insert(d.subs, i, s)
 	d.stir()
+	t.dirty = true
 }
 
 func (t *Tree) unlink(s *dir) {

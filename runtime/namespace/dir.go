@@ -80,13 +80,6 @@ func eachItem(pages []*page, yield func(item) bool) {
 	}
 }
 
-func (d *dir) count() (n int) {
-	for _, p := range d.pages {
-		n += int(p.count)
-	}
-	return n
-}
-
 // sub finds a directory, which may be one that no listing has named yet.
 func (d *dir) sub(name string) *dir {
 	if i, ok := d.subAt(name); ok {

@@ -135,7 +135,11 @@ func (t *Tree) holder(ino uint64) (s spot, sub *dir, ok bool) {
 
 // forgetSalt forgets the number of an entry that leaves d.
 func (t *Tree) forgetSalt(d *dir, name string) {
-	if len(t.salts) > 0 {
+	if len(t.salts) == 0 {
+		return
+	}
+	if ino, ok := t.salts[spot{d, name}]; ok {
+		delete(t.files, ino)
 		delete(t.salts, spot{d, name})
 	}
 }

@@ -24,8 +24,9 @@ type Listing struct {
 // Page is a run of the entries of a directory. Its ID names its bytes, so one
 // that is known needs not be fetched.
 type Page struct {
-	ID   Record
-	Data string
+	ID      Record
+	Data    string
+	Entries int
 }
 
 // listing captures d; the tree is locked for writing.
@@ -65,12 +66,15 @@ func (l *Listing) Len() (n int) {
 func (l *Listing) Pages() (pages iter.Seq[Page], salts map[string]uint64) {
 	return func(yield func(Page) bool) {
 		for _, p := range l.pages {
-			if !yield(Page{p.id, p.data}) {
+			if !yield(Page{p.id, p.data, int(p.count)}) {
 				return
 			}
 		}
 	}, l.salts
 }
+
+// Mounts gives the mounts that appear in the directory, by the names they have in it.
+func (l *Listing) Mounts() map[string]string { return l.mounts }
 
 // Hash is what DecodePage needs to make inode numbers.
 func (l *Listing) Hash() uint64 { return l.hash }

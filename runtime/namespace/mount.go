@@ -160,13 +160,11 @@ func (m *mount) answers(ctx context.Context, store source.Store) error {
 	defer t.mu.Unlock()
 	it := itemOf("x", top)
 	switch {
-	case m.dir == t.root:
-		if !it.same(t.rootItem) {
-			t.rootItem, t.dirty = it, true
-			t.root.stir()
-		}
-	default:
+	case m.dir != t.root:
 		t.dress(m.dir, top)
+	case !it.same(t.rootItem):
+		t.rootItem, t.dirty = it, true
+		t.root.stir()
 	}
 	return nil
 }

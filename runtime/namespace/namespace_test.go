@@ -3,6 +3,7 @@ package namespace
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"maps"
 	"slices"
@@ -18,7 +19,13 @@ import (
 	"github.com/millrace/millrace/runtime/source"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// A hundred random runs, the default of rapid, would take minutes.
+	if err := flag.Set("rapid.checks", "15"); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func mountOf(path string, s source.Store) Mount {
 	return Mount{Path: path, URI: "mem://test", Open: func(context.Context) (source.Store, error) { return s, nil }}

@@ -342,6 +342,20 @@ func (t *Tree) Totals() Totals {
 	return sum
 }
 
+// Records gives the records of directories; that of one which is gone is zero.
+func (t *Tree) Records(inos map[uint64]struct{}) map[uint64]Record {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	records := make(map[uint64]Record, len(inos))
+	for ino := range inos {
+		records[ino] = Record{}
+		if d := t.dirs[ino]; d != nil {
+			records[ino] = t.recordOf(d)
+		}
+	}
+	return records
+}
+
 // Counts tells what was asked of the sources so far.
 func (t *Tree) Counts() Counts {
 	c := &t.counts

@@ -277,8 +277,16 @@ func (x *Object) GetEtag() string {
 }
 
 type Entries struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Entries       []*Entry               `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Entries []*Entry               `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
+	// record names the state of the directory and of all that is below it: while
+	// it is the same, nothing there has changed. In the first message only.
+	Record []byte `protobuf:"bytes,2,opt,name=record,proto3" json:"record,omitempty"`
+	// not_modified: the caller's record is the current one; nothing follows.
+	NotModified bool    `protobuf:"varint,3,opt,name=not_modified,json=notModified,proto3" json:"not_modified,omitempty"`
+	Pages       []*Page `protobuf:"bytes,4,rep,name=pages,proto3" json:"pages,omitempty"`
+	// For pages, in the first message only: what namespace.DecodePage needs.
+	Directory     *Directory `protobuf:"bytes,5,opt,name=directory,proto3" json:"directory,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -320,6 +328,173 @@ func (x *Entries) GetEntries() []*Entry {
 	return nil
 }
 
+func (x *Entries) GetRecord() []byte {
+	if x != nil {
+		return x.Record
+	}
+	return nil
+}
+
+func (x *Entries) GetNotModified() bool {
+	if x != nil {
+		return x.NotModified
+	}
+	return false
+}
+
+func (x *Entries) GetPages() []*Page {
+	if x != nil {
+		return x.Pages
+	}
+	return nil
+}
+
+func (x *Entries) GetDirectory() *Directory {
+	if x != nil {
+		return x.Directory
+	}
+	return nil
+}
+
+// Page is a run of the entries of a directory, encoded as package namespace
+// does. A page never changes: its id names its bytes.
+type Page struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Data          []byte                 `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"` // empty when the caller has said that it knows the page
+	Entries       int32                  `protobuf:"varint,3,opt,name=entries,proto3" json:"entries,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Page) Reset() {
+	*x = Page{}
+	mi := &file_wire_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Page) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Page) ProtoMessage() {}
+
+func (x *Page) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Page.ProtoReflect.Descriptor instead.
+func (*Page) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Page) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *Page) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *Page) GetEntries() int32 {
+	if x != nil {
+		return x.Entries
+	}
+	return 0
+}
+
+// Directory is what the entries in pages have in common.
+type Directory struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Mount         string                 `protobuf:"bytes,1,opt,name=mount,proto3" json:"mount,omitempty"`
+	Path          string                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`                                                                                // relative to the mount point
+	Hash          uint64                 `protobuf:"varint,3,opt,name=hash,proto3" json:"hash,omitempty"`                                                                               // of the path; inode numbers are made from it and the names
+	Inodes        map[string]uint64      `protobuf:"bytes,4,rep,name=inodes,proto3" json:"inodes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"` // those that are not
+	Mounts        map[string]string      `protobuf:"bytes,5,rep,name=mounts,proto3" json:"mounts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`  // directories where other mounts appear, by name
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Directory) Reset() {
+	*x = Directory{}
+	mi := &file_wire_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Directory) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Directory) ProtoMessage() {}
+
+func (x *Directory) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Directory.ProtoReflect.Descriptor instead.
+func (*Directory) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Directory) GetMount() string {
+	if x != nil {
+		return x.Mount
+	}
+	return ""
+}
+
+func (x *Directory) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *Directory) GetHash() uint64 {
+	if x != nil {
+		return x.Hash
+	}
+	return 0
+}
+
+func (x *Directory) GetInodes() map[string]uint64 {
+	if x != nil {
+		return x.Inodes
+	}
+	return nil
+}
+
+func (x *Directory) GetMounts() map[string]string {
+	if x != nil {
+		return x.Mounts
+	}
+	return nil
+}
+
 type LookupRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"` // the directory, or the entry itself when name is empty
@@ -330,7 +505,7 @@ type LookupRequest struct {
 
 func (x *LookupRequest) Reset() {
 	*x = LookupRequest{}
-	mi := &file_wire_proto_msgTypes[3]
+	mi := &file_wire_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -342,7 +517,7 @@ func (x *LookupRequest) String() string {
 func (*LookupRequest) ProtoMessage() {}
 
 func (x *LookupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[3]
+	mi := &file_wire_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -355,7 +530,7 @@ func (x *LookupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupRequest.ProtoReflect.Descriptor instead.
 func (*LookupRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{3}
+	return file_wire_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *LookupRequest) GetIno() uint64 {
@@ -373,15 +548,25 @@ func (x *LookupRequest) GetName() string {
 }
 
 type ReadDirRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Ino   uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
+	// record is what the caller has of the directory, if anything.
+	Record []byte `protobuf:"bytes,2,opt,name=record,proto3" json:"record,omitempty"`
+	// after and limit page through a directory: entries whose names come after
+	// one, at most so many; 0: all.
+	After string `protobuf:"bytes,3,opt,name=after,proto3" json:"after,omitempty"`
+	Limit int32  `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	// pages asks for pages instead of entries; known_pages are those that the
+	// caller has.
+	Pages         bool     `protobuf:"varint,5,opt,name=pages,proto3" json:"pages,omitempty"`
+	KnownPages    [][]byte `protobuf:"bytes,6,rep,name=known_pages,json=knownPages,proto3" json:"known_pages,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReadDirRequest) Reset() {
 	*x = ReadDirRequest{}
-	mi := &file_wire_proto_msgTypes[4]
+	mi := &file_wire_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -393,7 +578,7 @@ func (x *ReadDirRequest) String() string {
 func (*ReadDirRequest) ProtoMessage() {}
 
 func (x *ReadDirRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[4]
+	mi := &file_wire_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -406,7 +591,7 @@ func (x *ReadDirRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirRequest.ProtoReflect.Descriptor instead.
 func (*ReadDirRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{4}
+	return file_wire_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ReadDirRequest) GetIno() uint64 {
@@ -414,6 +599,129 @@ func (x *ReadDirRequest) GetIno() uint64 {
 		return x.Ino
 	}
 	return 0
+}
+
+func (x *ReadDirRequest) GetRecord() []byte {
+	if x != nil {
+		return x.Record
+	}
+	return nil
+}
+
+func (x *ReadDirRequest) GetAfter() string {
+	if x != nil {
+		return x.After
+	}
+	return ""
+}
+
+func (x *ReadDirRequest) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *ReadDirRequest) GetPages() bool {
+	if x != nil {
+		return x.Pages
+	}
+	return false
+}
+
+func (x *ReadDirRequest) GetKnownPages() [][]byte {
+	if x != nil {
+		return x.KnownPages
+	}
+	return nil
+}
+
+type RevalidateRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"` // absolute within the dataset; empty means /
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevalidateRequest) Reset() {
+	*x = RevalidateRequest{}
+	mi := &file_wire_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevalidateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevalidateRequest) ProtoMessage() {}
+
+func (x *RevalidateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevalidateRequest.ProtoReflect.Descriptor instead.
+func (*RevalidateRequest) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *RevalidateRequest) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+type RevalidateReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Snapshot      []byte                 `protobuf:"bytes,1,opt,name=snapshot,proto3" json:"snapshot,omitempty"` // the record of the root afterwards
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevalidateReply) Reset() {
+	*x = RevalidateReply{}
+	mi := &file_wire_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevalidateReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevalidateReply) ProtoMessage() {}
+
+func (x *RevalidateReply) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevalidateReply.ProtoReflect.Descriptor instead.
+func (*RevalidateReply) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *RevalidateReply) GetSnapshot() []byte {
+	if x != nil {
+		return x.Snapshot
+	}
+	return nil
 }
 
 type StatFSRequest struct {
@@ -424,7 +732,7 @@ type StatFSRequest struct {
 
 func (x *StatFSRequest) Reset() {
 	*x = StatFSRequest{}
-	mi := &file_wire_proto_msgTypes[5]
+	mi := &file_wire_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -436,7 +744,7 @@ func (x *StatFSRequest) String() string {
 func (*StatFSRequest) ProtoMessage() {}
 
 func (x *StatFSRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[5]
+	mi := &file_wire_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -449,7 +757,7 @@ func (x *StatFSRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSRequest.ProtoReflect.Descriptor instead.
 func (*StatFSRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{5}
+	return file_wire_proto_rawDescGZIP(), []int{9}
 }
 
 type StatFSReply struct {
@@ -462,7 +770,7 @@ type StatFSReply struct {
 
 func (x *StatFSReply) Reset() {
 	*x = StatFSReply{}
-	mi := &file_wire_proto_msgTypes[6]
+	mi := &file_wire_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -474,7 +782,7 @@ func (x *StatFSReply) String() string {
 func (*StatFSReply) ProtoMessage() {}
 
 func (x *StatFSReply) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[6]
+	mi := &file_wire_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -487,7 +795,7 @@ func (x *StatFSReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatFSReply.ProtoReflect.Descriptor instead.
 func (*StatFSReply) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{6}
+	return file_wire_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *StatFSReply) GetTotalBytes() int64 {
@@ -514,7 +822,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_wire_proto_msgTypes[7]
+	mi := &file_wire_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -526,7 +834,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[7]
+	mi := &file_wire_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -539,7 +847,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{7}
+	return file_wire_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *WatchRequest) GetClient() string {
@@ -562,14 +870,20 @@ type WatchEvent struct {
 	Members       *Members        `protobuf:"bytes,1,opt,name=members,proto3" json:"members,omitempty"`
 	Invalidations []*Invalidation `protobuf:"bytes,2,rep,name=invalidations,proto3" json:"invalidations,omitempty"`
 	// resync: the watcher was too slow, so anything it knows of entries may be old.
-	Resync        bool `protobuf:"varint,3,opt,name=resync,proto3" json:"resync,omitempty"`
+	Resync bool `protobuf:"varint,3,opt,name=resync,proto3" json:"resync,omitempty"`
+	// directories that have changed, each with its record now. Those above them
+	// have other records, too.
+	Directories []*DirectoryChange `protobuf:"bytes,4,rep,name=directories,proto3" json:"directories,omitempty"`
+	// snapshot is the record of the root when the event was made. A watcher that
+	// comes back and finds the one it last saw has missed nothing.
+	Snapshot      []byte `protobuf:"bytes,5,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WatchEvent) Reset() {
 	*x = WatchEvent{}
-	mi := &file_wire_proto_msgTypes[8]
+	mi := &file_wire_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -581,7 +895,7 @@ func (x *WatchEvent) String() string {
 func (*WatchEvent) ProtoMessage() {}
 
 func (x *WatchEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[8]
+	mi := &file_wire_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -594,7 +908,7 @@ func (x *WatchEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEvent.ProtoReflect.Descriptor instead.
 func (*WatchEvent) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{8}
+	return file_wire_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *WatchEvent) GetMembers() *Members {
@@ -618,6 +932,72 @@ func (x *WatchEvent) GetResync() bool {
 	return false
 }
 
+func (x *WatchEvent) GetDirectories() []*DirectoryChange {
+	if x != nil {
+		return x.Directories
+	}
+	return nil
+}
+
+func (x *WatchEvent) GetSnapshot() []byte {
+	if x != nil {
+		return x.Snapshot
+	}
+	return nil
+}
+
+type DirectoryChange struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"`
+	Record        []byte                 `protobuf:"bytes,2,opt,name=record,proto3" json:"record,omitempty"` // empty: it is gone
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DirectoryChange) Reset() {
+	*x = DirectoryChange{}
+	mi := &file_wire_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DirectoryChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DirectoryChange) ProtoMessage() {}
+
+func (x *DirectoryChange) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DirectoryChange.ProtoReflect.Descriptor instead.
+func (*DirectoryChange) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *DirectoryChange) GetIno() uint64 {
+	if x != nil {
+		return x.Ino
+	}
+	return 0
+}
+
+func (x *DirectoryChange) GetRecord() []byte {
+	if x != nil {
+		return x.Record
+	}
+	return nil
+}
+
 // Invalidation: the entry name of directory ino came, went or changed; without
 // a name, ino itself changed.
 type Invalidation struct {
@@ -630,7 +1010,7 @@ type Invalidation struct {
 
 func (x *Invalidation) Reset() {
 	*x = Invalidation{}
-	mi := &file_wire_proto_msgTypes[9]
+	mi := &file_wire_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -642,7 +1022,7 @@ func (x *Invalidation) String() string {
 func (*Invalidation) ProtoMessage() {}
 
 func (x *Invalidation) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[9]
+	mi := &file_wire_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -655,7 +1035,7 @@ func (x *Invalidation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Invalidation.ProtoReflect.Descriptor instead.
 func (*Invalidation) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{9}
+	return file_wire_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Invalidation) GetIno() uint64 {
@@ -684,7 +1064,7 @@ type Members struct {
 
 func (x *Members) Reset() {
 	*x = Members{}
-	mi := &file_wire_proto_msgTypes[10]
+	mi := &file_wire_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -696,7 +1076,7 @@ func (x *Members) String() string {
 func (*Members) ProtoMessage() {}
 
 func (x *Members) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[10]
+	mi := &file_wire_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -709,7 +1089,7 @@ func (x *Members) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Members.ProtoReflect.Descriptor instead.
 func (*Members) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{10}
+	return file_wire_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Members) GetEpoch() int64 {
@@ -755,7 +1135,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_wire_proto_msgTypes[11]
+	mi := &file_wire_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -767,7 +1147,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[11]
+	mi := &file_wire_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -780,7 +1160,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{11}
+	return file_wire_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Member) GetName() string {
@@ -835,7 +1215,7 @@ type WorkerReport struct {
 
 func (x *WorkerReport) Reset() {
 	*x = WorkerReport{}
-	mi := &file_wire_proto_msgTypes[12]
+	mi := &file_wire_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -847,7 +1227,7 @@ func (x *WorkerReport) String() string {
 func (*WorkerReport) ProtoMessage() {}
 
 func (x *WorkerReport) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[12]
+	mi := &file_wire_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -860,7 +1240,7 @@ func (x *WorkerReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkerReport.ProtoReflect.Descriptor instead.
 func (*WorkerReport) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{12}
+	return file_wire_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *WorkerReport) GetReport() isWorkerReport_Report {
@@ -972,7 +1352,7 @@ type Retired struct {
 
 func (x *Retired) Reset() {
 	*x = Retired{}
-	mi := &file_wire_proto_msgTypes[13]
+	mi := &file_wire_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -984,7 +1364,7 @@ func (x *Retired) String() string {
 func (*Retired) ProtoMessage() {}
 
 func (x *Retired) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[13]
+	mi := &file_wire_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -997,7 +1377,7 @@ func (x *Retired) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Retired.ProtoReflect.Descriptor instead.
 func (*Retired) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{13}
+	return file_wire_proto_rawDescGZIP(), []int{18}
 }
 
 type Hello struct {
@@ -1010,7 +1390,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_wire_proto_msgTypes[14]
+	mi := &file_wire_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1022,7 +1402,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[14]
+	mi := &file_wire_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1035,7 +1415,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{14}
+	return file_wire_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Hello) GetMember() *Member {
@@ -1063,7 +1443,7 @@ type Holdings struct {
 
 func (x *Holdings) Reset() {
 	*x = Holdings{}
-	mi := &file_wire_proto_msgTypes[15]
+	mi := &file_wire_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1075,7 +1455,7 @@ func (x *Holdings) String() string {
 func (*Holdings) ProtoMessage() {}
 
 func (x *Holdings) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[15]
+	mi := &file_wire_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1088,7 +1468,7 @@ func (x *Holdings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Holdings.ProtoReflect.Descriptor instead.
 func (*Holdings) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{15}
+	return file_wire_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Holdings) GetHoldings() []*Holding {
@@ -1118,7 +1498,7 @@ type Holding struct {
 
 func (x *Holding) Reset() {
 	*x = Holding{}
-	mi := &file_wire_proto_msgTypes[16]
+	mi := &file_wire_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1130,7 +1510,7 @@ func (x *Holding) String() string {
 func (*Holding) ProtoMessage() {}
 
 func (x *Holding) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[16]
+	mi := &file_wire_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1143,7 +1523,7 @@ func (x *Holding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Holding.ProtoReflect.Descriptor instead.
 func (*Holding) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{16}
+	return file_wire_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Holding) GetKey() string {
@@ -1192,7 +1572,7 @@ type Usage struct {
 
 func (x *Usage) Reset() {
 	*x = Usage{}
-	mi := &file_wire_proto_msgTypes[17]
+	mi := &file_wire_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1204,7 +1584,7 @@ func (x *Usage) String() string {
 func (*Usage) ProtoMessage() {}
 
 func (x *Usage) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[17]
+	mi := &file_wire_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1217,7 +1597,7 @@ func (x *Usage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Usage.ProtoReflect.Descriptor instead.
 func (*Usage) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{17}
+	return file_wire_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Usage) GetUsedBytes() int64 {
@@ -1253,7 +1633,7 @@ type ReaderStats struct {
 
 func (x *ReaderStats) Reset() {
 	*x = ReaderStats{}
-	mi := &file_wire_proto_msgTypes[18]
+	mi := &file_wire_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1265,7 +1645,7 @@ func (x *ReaderStats) String() string {
 func (*ReaderStats) ProtoMessage() {}
 
 func (x *ReaderStats) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[18]
+	mi := &file_wire_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1278,7 +1658,7 @@ func (x *ReaderStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReaderStats.ProtoReflect.Descriptor instead.
 func (*ReaderStats) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{18}
+	return file_wire_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ReaderStats) GetLocalBytes() int64 {
@@ -1317,7 +1697,7 @@ type WorkerOrder struct {
 
 func (x *WorkerOrder) Reset() {
 	*x = WorkerOrder{}
-	mi := &file_wire_proto_msgTypes[19]
+	mi := &file_wire_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1329,7 +1709,7 @@ func (x *WorkerOrder) String() string {
 func (*WorkerOrder) ProtoMessage() {}
 
 func (x *WorkerOrder) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[19]
+	mi := &file_wire_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1342,7 +1722,7 @@ func (x *WorkerOrder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkerOrder.ProtoReflect.Descriptor instead.
 func (*WorkerOrder) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{19}
+	return file_wire_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *WorkerOrder) GetOrder() isWorkerOrder_Order {
@@ -1429,7 +1809,7 @@ type Task struct {
 
 func (x *Task) Reset() {
 	*x = Task{}
-	mi := &file_wire_proto_msgTypes[20]
+	mi := &file_wire_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1441,7 +1821,7 @@ func (x *Task) String() string {
 func (*Task) ProtoMessage() {}
 
 func (x *Task) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[20]
+	mi := &file_wire_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1454,7 +1834,7 @@ func (x *Task) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Task.ProtoReflect.Descriptor instead.
 func (*Task) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{20}
+	return file_wire_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Task) GetId() uint64 {
@@ -1494,7 +1874,7 @@ type CancelTask struct {
 
 func (x *CancelTask) Reset() {
 	*x = CancelTask{}
-	mi := &file_wire_proto_msgTypes[21]
+	mi := &file_wire_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1506,7 +1886,7 @@ func (x *CancelTask) String() string {
 func (*CancelTask) ProtoMessage() {}
 
 func (x *CancelTask) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[21]
+	mi := &file_wire_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1519,7 +1899,7 @@ func (x *CancelTask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelTask.ProtoReflect.Descriptor instead.
 func (*CancelTask) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{21}
+	return file_wire_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CancelTask) GetId() uint64 {
@@ -1541,7 +1921,7 @@ type TaskDone struct {
 
 func (x *TaskDone) Reset() {
 	*x = TaskDone{}
-	mi := &file_wire_proto_msgTypes[22]
+	mi := &file_wire_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1553,7 +1933,7 @@ func (x *TaskDone) String() string {
 func (*TaskDone) ProtoMessage() {}
 
 func (x *TaskDone) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[22]
+	mi := &file_wire_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1566,7 +1946,7 @@ func (x *TaskDone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskDone.ProtoReflect.Descriptor instead.
 func (*TaskDone) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{22}
+	return file_wire_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *TaskDone) GetId() uint64 {
@@ -1606,7 +1986,7 @@ type Retire struct {
 
 func (x *Retire) Reset() {
 	*x = Retire{}
-	mi := &file_wire_proto_msgTypes[23]
+	mi := &file_wire_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1618,7 +1998,7 @@ func (x *Retire) String() string {
 func (*Retire) ProtoMessage() {}
 
 func (x *Retire) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[23]
+	mi := &file_wire_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1631,7 +2011,7 @@ func (x *Retire) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Retire.ProtoReflect.Descriptor instead.
 func (*Retire) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{23}
+	return file_wire_proto_rawDescGZIP(), []int{28}
 }
 
 // Forget: these keys are no version of the dataset any more.
@@ -1644,7 +2024,7 @@ type Forget struct {
 
 func (x *Forget) Reset() {
 	*x = Forget{}
-	mi := &file_wire_proto_msgTypes[24]
+	mi := &file_wire_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1656,7 +2036,7 @@ func (x *Forget) String() string {
 func (*Forget) ProtoMessage() {}
 
 func (x *Forget) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[24]
+	mi := &file_wire_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1669,7 +2049,7 @@ func (x *Forget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Forget.ProtoReflect.Descriptor instead.
 func (*Forget) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{24}
+	return file_wire_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Forget) GetKeys() []string {
@@ -1690,7 +2070,7 @@ type LoadRequest struct {
 
 func (x *LoadRequest) Reset() {
 	*x = LoadRequest{}
-	mi := &file_wire_proto_msgTypes[25]
+	mi := &file_wire_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1702,7 +2082,7 @@ func (x *LoadRequest) String() string {
 func (*LoadRequest) ProtoMessage() {}
 
 func (x *LoadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[25]
+	mi := &file_wire_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1715,7 +2095,7 @@ func (x *LoadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadRequest.ProtoReflect.Descriptor instead.
 func (*LoadRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{25}
+	return file_wire_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *LoadRequest) GetId() string {
@@ -1749,7 +2129,7 @@ type LoadTarget struct {
 
 func (x *LoadTarget) Reset() {
 	*x = LoadTarget{}
-	mi := &file_wire_proto_msgTypes[26]
+	mi := &file_wire_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1761,7 +2141,7 @@ func (x *LoadTarget) String() string {
 func (*LoadTarget) ProtoMessage() {}
 
 func (x *LoadTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[26]
+	mi := &file_wire_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1774,7 +2154,7 @@ func (x *LoadTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadTarget.ProtoReflect.Descriptor instead.
 func (*LoadTarget) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{26}
+	return file_wire_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *LoadTarget) GetPath() string {
@@ -1806,7 +2186,7 @@ type LoadProgress struct {
 
 func (x *LoadProgress) Reset() {
 	*x = LoadProgress{}
-	mi := &file_wire_proto_msgTypes[27]
+	mi := &file_wire_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1818,7 +2198,7 @@ func (x *LoadProgress) String() string {
 func (*LoadProgress) ProtoMessage() {}
 
 func (x *LoadProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[27]
+	mi := &file_wire_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1831,7 +2211,7 @@ func (x *LoadProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadProgress.ProtoReflect.Descriptor instead.
 func (*LoadProgress) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{27}
+	return file_wire_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *LoadProgress) GetPhase() string {
@@ -1904,14 +2284,44 @@ const file_wire_proto_rawDesc = "" +
 	"\x04path\x18\x03 \x01(\tR\x04path\x12\x12\n" +
 	"\x04size\x18\x04 \x01(\x03R\x04size\x12\x19\n" +
 	"\bmtime_ns\x18\x05 \x01(\x03R\amtimeNs\x12\x12\n" +
-	"\x04etag\x18\x06 \x01(\tR\x04etag\"<\n" +
+	"\x04etag\x18\x06 \x01(\tR\x04etag\"\xe0\x01\n" +
 	"\aEntries\x121\n" +
-	"\aentries\x18\x01 \x03(\v2\x17.millrace.wire.v1.EntryR\aentries\"5\n" +
+	"\aentries\x18\x01 \x03(\v2\x17.millrace.wire.v1.EntryR\aentries\x12\x16\n" +
+	"\x06record\x18\x02 \x01(\fR\x06record\x12!\n" +
+	"\fnot_modified\x18\x03 \x01(\bR\vnotModified\x12,\n" +
+	"\x05pages\x18\x04 \x03(\v2\x16.millrace.wire.v1.PageR\x05pages\x129\n" +
+	"\tdirectory\x18\x05 \x01(\v2\x1b.millrace.wire.v1.DirectoryR\tdirectory\"D\n" +
+	"\x04Page\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\x12\x18\n" +
+	"\aentries\x18\x03 \x01(\x05R\aentries\"\xc1\x02\n" +
+	"\tDirectory\x12\x14\n" +
+	"\x05mount\x18\x01 \x01(\tR\x05mount\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\x12\x12\n" +
+	"\x04hash\x18\x03 \x01(\x04R\x04hash\x12?\n" +
+	"\x06inodes\x18\x04 \x03(\v2'.millrace.wire.v1.Directory.InodesEntryR\x06inodes\x12?\n" +
+	"\x06mounts\x18\x05 \x03(\v2'.millrace.wire.v1.Directory.MountsEntryR\x06mounts\x1a9\n" +
+	"\vInodesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1a9\n" +
+	"\vMountsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"5\n" +
 	"\rLookupRequest\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\"\"\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"\x9d\x01\n" +
 	"\x0eReadDirRequest\x12\x10\n" +
-	"\x03ino\x18\x01 \x01(\x04R\x03ino\"\x0f\n" +
+	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x16\n" +
+	"\x06record\x18\x02 \x01(\fR\x06record\x12\x14\n" +
+	"\x05after\x18\x03 \x01(\tR\x05after\x12\x14\n" +
+	"\x05limit\x18\x04 \x01(\x05R\x05limit\x12\x14\n" +
+	"\x05pages\x18\x05 \x01(\bR\x05pages\x12\x1f\n" +
+	"\vknown_pages\x18\x06 \x03(\fR\n" +
+	"knownPages\"'\n" +
+	"\x11RevalidateRequest\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\"-\n" +
+	"\x0fRevalidateReply\x12\x1a\n" +
+	"\bsnapshot\x18\x01 \x01(\fR\bsnapshot\"\x0f\n" +
 	"\rStatFSRequest\"D\n" +
 	"\vStatFSReply\x12\x1f\n" +
 	"\vtotal_bytes\x18\x01 \x01(\x03R\n" +
@@ -1919,12 +2329,17 @@ const file_wire_proto_rawDesc = "" +
 	"\x05files\x18\x02 \x01(\x03R\x05files\":\n" +
 	"\fWatchRequest\x12\x16\n" +
 	"\x06client\x18\x01 \x01(\tR\x06client\x12\x12\n" +
-	"\x04node\x18\x02 \x01(\tR\x04node\"\x9f\x01\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\"\x80\x02\n" +
 	"\n" +
 	"WatchEvent\x123\n" +
 	"\amembers\x18\x01 \x01(\v2\x19.millrace.wire.v1.MembersR\amembers\x12D\n" +
 	"\rinvalidations\x18\x02 \x03(\v2\x1e.millrace.wire.v1.InvalidationR\rinvalidations\x12\x16\n" +
-	"\x06resync\x18\x03 \x01(\bR\x06resync\"4\n" +
+	"\x06resync\x18\x03 \x01(\bR\x06resync\x12C\n" +
+	"\vdirectories\x18\x04 \x03(\v2!.millrace.wire.v1.DirectoryChangeR\vdirectories\x12\x1a\n" +
+	"\bsnapshot\x18\x05 \x01(\fR\bsnapshot\";\n" +
+	"\x0fDirectoryChange\x12\x10\n" +
+	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x16\n" +
+	"\x06record\x18\x02 \x01(\fR\x06record\"4\n" +
 	"\fInvalidation\x12\x10\n" +
 	"\x03ino\x18\x01 \x01(\x04R\x03ino\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"\x92\x01\n" +
@@ -2020,13 +2435,15 @@ const file_wire_proto_rawDesc = "" +
 	"\x12STATUS_UNAVAILABLE\x10\x04\x12\x13\n" +
 	"\x0fSTATUS_NO_SPACE\x10\x05\x12\x12\n" +
 	"\x0eSTATUS_INVALID\x10\x06\x12\x13\n" +
-	"\x0fSTATUS_INTERNAL\x10\a2\x84\x04\n" +
+	"\x0fSTATUS_INTERNAL\x10\a2\xda\x04\n" +
 	"\x06Master\x12K\n" +
 	"\x06Attach\x12\x1e.millrace.wire.v1.WorkerReport\x1a\x1d.millrace.wire.v1.WorkerOrder(\x010\x01\x12G\n" +
 	"\x05Watch\x12\x1e.millrace.wire.v1.WatchRequest\x1a\x1c.millrace.wire.v1.WatchEvent0\x01\x12B\n" +
 	"\x06Lookup\x12\x1f.millrace.wire.v1.LookupRequest\x1a\x17.millrace.wire.v1.Entry\x12H\n" +
 	"\aReadDir\x12 .millrace.wire.v1.ReadDirRequest\x1a\x19.millrace.wire.v1.Entries0\x01\x12C\n" +
-	"\aRefresh\x12\x1f.millrace.wire.v1.LookupRequest\x1a\x17.millrace.wire.v1.Entry\x12H\n" +
+	"\aRefresh\x12\x1f.millrace.wire.v1.LookupRequest\x1a\x17.millrace.wire.v1.Entry\x12T\n" +
+	"\n" +
+	"Revalidate\x12#.millrace.wire.v1.RevalidateRequest\x1a!.millrace.wire.v1.RevalidateReply\x12H\n" +
 	"\x06StatFS\x12\x1f.millrace.wire.v1.StatFSRequest\x1a\x1d.millrace.wire.v1.StatFSReply\x12G\n" +
 	"\x04Load\x12\x1d.millrace.wire.v1.LoadRequest\x1a\x1e.millrace.wire.v1.LoadProgress0\x01B2Z0github.com/millrace/millrace/runtime/wire/wirepbb\x06proto3"
 
@@ -2043,78 +2460,92 @@ func file_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_wire_proto_goTypes = []any{
-	(Status)(0),            // 0: millrace.wire.v1.Status
-	(*Entry)(nil),          // 1: millrace.wire.v1.Entry
-	(*Object)(nil),         // 2: millrace.wire.v1.Object
-	(*Entries)(nil),        // 3: millrace.wire.v1.Entries
-	(*LookupRequest)(nil),  // 4: millrace.wire.v1.LookupRequest
-	(*ReadDirRequest)(nil), // 5: millrace.wire.v1.ReadDirRequest
-	(*StatFSRequest)(nil),  // 6: millrace.wire.v1.StatFSRequest
-	(*StatFSReply)(nil),    // 7: millrace.wire.v1.StatFSReply
-	(*WatchRequest)(nil),   // 8: millrace.wire.v1.WatchRequest
-	(*WatchEvent)(nil),     // 9: millrace.wire.v1.WatchEvent
-	(*Invalidation)(nil),   // 10: millrace.wire.v1.Invalidation
-	(*Members)(nil),        // 11: millrace.wire.v1.Members
-	(*Member)(nil),         // 12: millrace.wire.v1.Member
-	(*WorkerReport)(nil),   // 13: millrace.wire.v1.WorkerReport
-	(*Retired)(nil),        // 14: millrace.wire.v1.Retired
-	(*Hello)(nil),          // 15: millrace.wire.v1.Hello
-	(*Holdings)(nil),       // 16: millrace.wire.v1.Holdings
-	(*Holding)(nil),        // 17: millrace.wire.v1.Holding
-	(*Usage)(nil),          // 18: millrace.wire.v1.Usage
-	(*ReaderStats)(nil),    // 19: millrace.wire.v1.ReaderStats
-	(*WorkerOrder)(nil),    // 20: millrace.wire.v1.WorkerOrder
-	(*Task)(nil),           // 21: millrace.wire.v1.Task
-	(*CancelTask)(nil),     // 22: millrace.wire.v1.CancelTask
-	(*TaskDone)(nil),       // 23: millrace.wire.v1.TaskDone
-	(*Retire)(nil),         // 24: millrace.wire.v1.Retire
-	(*Forget)(nil),         // 25: millrace.wire.v1.Forget
-	(*LoadRequest)(nil),    // 26: millrace.wire.v1.LoadRequest
-	(*LoadTarget)(nil),     // 27: millrace.wire.v1.LoadTarget
-	(*LoadProgress)(nil),   // 28: millrace.wire.v1.LoadProgress
+	(Status)(0),               // 0: millrace.wire.v1.Status
+	(*Entry)(nil),             // 1: millrace.wire.v1.Entry
+	(*Object)(nil),            // 2: millrace.wire.v1.Object
+	(*Entries)(nil),           // 3: millrace.wire.v1.Entries
+	(*Page)(nil),              // 4: millrace.wire.v1.Page
+	(*Directory)(nil),         // 5: millrace.wire.v1.Directory
+	(*LookupRequest)(nil),     // 6: millrace.wire.v1.LookupRequest
+	(*ReadDirRequest)(nil),    // 7: millrace.wire.v1.ReadDirRequest
+	(*RevalidateRequest)(nil), // 8: millrace.wire.v1.RevalidateRequest
+	(*RevalidateReply)(nil),   // 9: millrace.wire.v1.RevalidateReply
+	(*StatFSRequest)(nil),     // 10: millrace.wire.v1.StatFSRequest
+	(*StatFSReply)(nil),       // 11: millrace.wire.v1.StatFSReply
+	(*WatchRequest)(nil),      // 12: millrace.wire.v1.WatchRequest
+	(*WatchEvent)(nil),        // 13: millrace.wire.v1.WatchEvent
+	(*DirectoryChange)(nil),   // 14: millrace.wire.v1.DirectoryChange
+	(*Invalidation)(nil),      // 15: millrace.wire.v1.Invalidation
+	(*Members)(nil),           // 16: millrace.wire.v1.Members
+	(*Member)(nil),            // 17: millrace.wire.v1.Member
+	(*WorkerReport)(nil),      // 18: millrace.wire.v1.WorkerReport
+	(*Retired)(nil),           // 19: millrace.wire.v1.Retired
+	(*Hello)(nil),             // 20: millrace.wire.v1.Hello
+	(*Holdings)(nil),          // 21: millrace.wire.v1.Holdings
+	(*Holding)(nil),           // 22: millrace.wire.v1.Holding
+	(*Usage)(nil),             // 23: millrace.wire.v1.Usage
+	(*ReaderStats)(nil),       // 24: millrace.wire.v1.ReaderStats
+	(*WorkerOrder)(nil),       // 25: millrace.wire.v1.WorkerOrder
+	(*Task)(nil),              // 26: millrace.wire.v1.Task
+	(*CancelTask)(nil),        // 27: millrace.wire.v1.CancelTask
+	(*TaskDone)(nil),          // 28: millrace.wire.v1.TaskDone
+	(*Retire)(nil),            // 29: millrace.wire.v1.Retire
+	(*Forget)(nil),            // 30: millrace.wire.v1.Forget
+	(*LoadRequest)(nil),       // 31: millrace.wire.v1.LoadRequest
+	(*LoadTarget)(nil),        // 32: millrace.wire.v1.LoadTarget
+	(*LoadProgress)(nil),      // 33: millrace.wire.v1.LoadProgress
+	nil,                       // 34: millrace.wire.v1.Directory.InodesEntry
+	nil,                       // 35: millrace.wire.v1.Directory.MountsEntry
 }
 var file_wire_proto_depIdxs = []int32{
 	2,  // 0: millrace.wire.v1.Entry.object:type_name -> millrace.wire.v1.Object
 	1,  // 1: millrace.wire.v1.Entries.entries:type_name -> millrace.wire.v1.Entry
-	11, // 2: millrace.wire.v1.WatchEvent.members:type_name -> millrace.wire.v1.Members
-	10, // 3: millrace.wire.v1.WatchEvent.invalidations:type_name -> millrace.wire.v1.Invalidation
-	12, // 4: millrace.wire.v1.Members.workers:type_name -> millrace.wire.v1.Member
-	15, // 5: millrace.wire.v1.WorkerReport.hello:type_name -> millrace.wire.v1.Hello
-	16, // 6: millrace.wire.v1.WorkerReport.holdings:type_name -> millrace.wire.v1.Holdings
-	23, // 7: millrace.wire.v1.WorkerReport.done:type_name -> millrace.wire.v1.TaskDone
-	18, // 8: millrace.wire.v1.WorkerReport.usage:type_name -> millrace.wire.v1.Usage
-	19, // 9: millrace.wire.v1.WorkerReport.reads:type_name -> millrace.wire.v1.ReaderStats
-	14, // 10: millrace.wire.v1.WorkerReport.retired:type_name -> millrace.wire.v1.Retired
-	12, // 11: millrace.wire.v1.Hello.member:type_name -> millrace.wire.v1.Member
-	17, // 12: millrace.wire.v1.Holdings.holdings:type_name -> millrace.wire.v1.Holding
-	21, // 13: millrace.wire.v1.WorkerOrder.task:type_name -> millrace.wire.v1.Task
-	24, // 14: millrace.wire.v1.WorkerOrder.retire:type_name -> millrace.wire.v1.Retire
-	22, // 15: millrace.wire.v1.WorkerOrder.cancel:type_name -> millrace.wire.v1.CancelTask
-	25, // 16: millrace.wire.v1.WorkerOrder.forget:type_name -> millrace.wire.v1.Forget
-	2,  // 17: millrace.wire.v1.Task.object:type_name -> millrace.wire.v1.Object
-	0,  // 18: millrace.wire.v1.TaskDone.status:type_name -> millrace.wire.v1.Status
-	27, // 19: millrace.wire.v1.LoadRequest.targets:type_name -> millrace.wire.v1.LoadTarget
-	13, // 20: millrace.wire.v1.Master.Attach:input_type -> millrace.wire.v1.WorkerReport
-	8,  // 21: millrace.wire.v1.Master.Watch:input_type -> millrace.wire.v1.WatchRequest
-	4,  // 22: millrace.wire.v1.Master.Lookup:input_type -> millrace.wire.v1.LookupRequest
-	5,  // 23: millrace.wire.v1.Master.ReadDir:input_type -> millrace.wire.v1.ReadDirRequest
-	4,  // 24: millrace.wire.v1.Master.Refresh:input_type -> millrace.wire.v1.LookupRequest
-	6,  // 25: millrace.wire.v1.Master.StatFS:input_type -> millrace.wire.v1.StatFSRequest
-	26, // 26: millrace.wire.v1.Master.Load:input_type -> millrace.wire.v1.LoadRequest
-	20, // 27: millrace.wire.v1.Master.Attach:output_type -> millrace.wire.v1.WorkerOrder
-	9,  // 28: millrace.wire.v1.Master.Watch:output_type -> millrace.wire.v1.WatchEvent
-	1,  // 29: millrace.wire.v1.Master.Lookup:output_type -> millrace.wire.v1.Entry
-	3,  // 30: millrace.wire.v1.Master.ReadDir:output_type -> millrace.wire.v1.Entries
-	1,  // 31: millrace.wire.v1.Master.Refresh:output_type -> millrace.wire.v1.Entry
-	7,  // 32: millrace.wire.v1.Master.StatFS:output_type -> millrace.wire.v1.StatFSReply
-	28, // 33: millrace.wire.v1.Master.Load:output_type -> millrace.wire.v1.LoadProgress
-	27, // [27:34] is the sub-list for method output_type
-	20, // [20:27] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	4,  // 2: millrace.wire.v1.Entries.pages:type_name -> millrace.wire.v1.Page
+	5,  // 3: millrace.wire.v1.Entries.directory:type_name -> millrace.wire.v1.Directory
+	34, // 4: millrace.wire.v1.Directory.inodes:type_name -> millrace.wire.v1.Directory.InodesEntry
+	35, // 5: millrace.wire.v1.Directory.mounts:type_name -> millrace.wire.v1.Directory.MountsEntry
+	16, // 6: millrace.wire.v1.WatchEvent.members:type_name -> millrace.wire.v1.Members
+	15, // 7: millrace.wire.v1.WatchEvent.invalidations:type_name -> millrace.wire.v1.Invalidation
+	14, // 8: millrace.wire.v1.WatchEvent.directories:type_name -> millrace.wire.v1.DirectoryChange
+	17, // 9: millrace.wire.v1.Members.workers:type_name -> millrace.wire.v1.Member
+	20, // 10: millrace.wire.v1.WorkerReport.hello:type_name -> millrace.wire.v1.Hello
+	21, // 11: millrace.wire.v1.WorkerReport.holdings:type_name -> millrace.wire.v1.Holdings
+	28, // 12: millrace.wire.v1.WorkerReport.done:type_name -> millrace.wire.v1.TaskDone
+	23, // 13: millrace.wire.v1.WorkerReport.usage:type_name -> millrace.wire.v1.Usage
+	24, // 14: millrace.wire.v1.WorkerReport.reads:type_name -> millrace.wire.v1.ReaderStats
+	19, // 15: millrace.wire.v1.WorkerReport.retired:type_name -> millrace.wire.v1.Retired
+	17, // 16: millrace.wire.v1.Hello.member:type_name -> millrace.wire.v1.Member
+	22, // 17: millrace.wire.v1.Holdings.holdings:type_name -> millrace.wire.v1.Holding
+	26, // 18: millrace.wire.v1.WorkerOrder.task:type_name -> millrace.wire.v1.Task
+	29, // 19: millrace.wire.v1.WorkerOrder.retire:type_name -> millrace.wire.v1.Retire
+	27, // 20: millrace.wire.v1.WorkerOrder.cancel:type_name -> millrace.wire.v1.CancelTask
+	30, // 21: millrace.wire.v1.WorkerOrder.forget:type_name -> millrace.wire.v1.Forget
+	2,  // 22: millrace.wire.v1.Task.object:type_name -> millrace.wire.v1.Object
+	0,  // 23: millrace.wire.v1.TaskDone.status:type_name -> millrace.wire.v1.Status
+	32, // 24: millrace.wire.v1.LoadRequest.targets:type_name -> millrace.wire.v1.LoadTarget
+	18, // 25: millrace.wire.v1.Master.Attach:input_type -> millrace.wire.v1.WorkerReport
+	12, // 26: millrace.wire.v1.Master.Watch:input_type -> millrace.wire.v1.WatchRequest
+	6,  // 27: millrace.wire.v1.Master.Lookup:input_type -> millrace.wire.v1.LookupRequest
+	7,  // 28: millrace.wire.v1.Master.ReadDir:input_type -> millrace.wire.v1.ReadDirRequest
+	6,  // 29: millrace.wire.v1.Master.Refresh:input_type -> millrace.wire.v1.LookupRequest
+	8,  // 30: millrace.wire.v1.Master.Revalidate:input_type -> millrace.wire.v1.RevalidateRequest
+	10, // 31: millrace.wire.v1.Master.StatFS:input_type -> millrace.wire.v1.StatFSRequest
+	31, // 32: millrace.wire.v1.Master.Load:input_type -> millrace.wire.v1.LoadRequest
+	25, // 33: millrace.wire.v1.Master.Attach:output_type -> millrace.wire.v1.WorkerOrder
+	13, // 34: millrace.wire.v1.Master.Watch:output_type -> millrace.wire.v1.WatchEvent
+	1,  // 35: millrace.wire.v1.Master.Lookup:output_type -> millrace.wire.v1.Entry
+	3,  // 36: millrace.wire.v1.Master.ReadDir:output_type -> millrace.wire.v1.Entries
+	1,  // 37: millrace.wire.v1.Master.Refresh:output_type -> millrace.wire.v1.Entry
+	9,  // 38: millrace.wire.v1.Master.Revalidate:output_type -> millrace.wire.v1.RevalidateReply
+	11, // 39: millrace.wire.v1.Master.StatFS:output_type -> millrace.wire.v1.StatFSReply
+	33, // 40: millrace.wire.v1.Master.Load:output_type -> millrace.wire.v1.LoadProgress
+	33, // [33:41] is the sub-list for method output_type
+	25, // [25:33] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_wire_proto_init() }
@@ -2122,7 +2553,7 @@ func file_wire_proto_init() {
 	if File_wire_proto != nil {
 		return
 	}
-	file_wire_proto_msgTypes[12].OneofWrappers = []any{
+	file_wire_proto_msgTypes[17].OneofWrappers = []any{
 		(*WorkerReport_Hello)(nil),
 		(*WorkerReport_Holdings)(nil),
 		(*WorkerReport_Done)(nil),
@@ -2130,7 +2561,7 @@ func file_wire_proto_init() {
 		(*WorkerReport_Reads)(nil),
 		(*WorkerReport_Retired)(nil),
 	}
-	file_wire_proto_msgTypes[19].OneofWrappers = []any{
+	file_wire_proto_msgTypes[24].OneofWrappers = []any{
 		(*WorkerOrder_Task)(nil),
 		(*WorkerOrder_Retire)(nil),
 		(*WorkerOrder_Cancel)(nil),
@@ -2142,7 +2573,7 @@ func file_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_proto_rawDesc), len(file_wire_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   28,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -22,13 +22,14 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Master_Attach_FullMethodName  = "/millrace.wire.v1.Master/Attach"
-	Master_Watch_FullMethodName   = "/millrace.wire.v1.Master/Watch"
-	Master_Lookup_FullMethodName  = "/millrace.wire.v1.Master/Lookup"
-	Master_ReadDir_FullMethodName = "/millrace.wire.v1.Master/ReadDir"
-	Master_Refresh_FullMethodName = "/millrace.wire.v1.Master/Refresh"
-	Master_StatFS_FullMethodName  = "/millrace.wire.v1.Master/StatFS"
-	Master_Load_FullMethodName    = "/millrace.wire.v1.Master/Load"
+	Master_Attach_FullMethodName     = "/millrace.wire.v1.Master/Attach"
+	Master_Watch_FullMethodName      = "/millrace.wire.v1.Master/Watch"
+	Master_Lookup_FullMethodName     = "/millrace.wire.v1.Master/Lookup"
+	Master_ReadDir_FullMethodName    = "/millrace.wire.v1.Master/ReadDir"
+	Master_Refresh_FullMethodName    = "/millrace.wire.v1.Master/Refresh"
+	Master_Revalidate_FullMethodName = "/millrace.wire.v1.Master/Revalidate"
+	Master_StatFS_FullMethodName     = "/millrace.wire.v1.Master/StatFS"
+	Master_Load_FullMethodName       = "/millrace.wire.v1.Master/Load"
 )
 
 // MasterClient is the client API for Master service.
@@ -47,11 +48,14 @@ type MasterClient interface {
 	// Lookup finds a child by name, or the entry itself when name is empty.
 	// NOT_FOUND, PERMISSION_DENIED, UNAVAILABLE carry the source's answer.
 	Lookup(ctx context.Context, in *LookupRequest, opts ...grpc.CallOption) (*Entry, error)
-	// ReadDir streams the children of a directory, sorted by name.
+	// ReadDir streams the children of a directory, sorted by name; all of one
+	// moment. The first message carries the record.
 	ReadDir(ctx context.Context, in *ReadDirRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Entries], error)
 	// Refresh looks at the source again, now, for one entry and its directory;
 	// a reader calls it when a worker says that the bytes changed.
 	Refresh(ctx context.Context, in *LookupRequest, opts ...grpc.CallOption) (*Entry, error)
+	// Revalidate looks at the sources again, now, for all at and below a path.
+	Revalidate(ctx context.Context, in *RevalidateRequest, opts ...grpc.CallOption) (*RevalidateReply, error)
 	// StatFS gives the totals known so far.
 	StatFS(ctx context.Context, in *StatFSRequest, opts ...grpc.CallOption) (*StatFSReply, error)
 	// Load starts or joins the load job with this id and streams its progress
@@ -138,6 +142,16 @@ func (c *masterClient) Refresh(ctx context.Context, in *LookupRequest, opts ...g
 	return out, nil
 }
 
+func (c *masterClient) Revalidate(ctx context.Context, in *RevalidateRequest, opts ...grpc.CallOption) (*RevalidateReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RevalidateReply)
+	err := c.cc.Invoke(ctx, Master_Revalidate_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *masterClient) StatFS(ctx context.Context, in *StatFSRequest, opts ...grpc.CallOption) (*StatFSReply, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(StatFSReply)
@@ -183,11 +197,14 @@ type MasterServer interface {
 	// Lookup finds a child by name, or the entry itself when name is empty.
 	// NOT_FOUND, PERMISSION_DENIED, UNAVAILABLE carry the source's answer.
 	Lookup(context.Context, *LookupRequest) (*Entry, error)
-	// ReadDir streams the children of a directory, sorted by name.
+	// ReadDir streams the children of a directory, sorted by name; all of one
+	// moment. The first message carries the record.
 	ReadDir(*ReadDirRequest, grpc.ServerStreamingServer[Entries]) error
 	// Refresh looks at the source again, now, for one entry and its directory;
 	// a reader calls it when a worker says that the bytes changed.
 	Refresh(context.Context, *LookupRequest) (*Entry, error)
+	// Revalidate looks at the sources again, now, for all at and below a path.
+	Revalidate(context.Context, *RevalidateRequest) (*RevalidateReply, error)
 	// StatFS gives the totals known so far.
 	StatFS(context.Context, *StatFSRequest) (*StatFSReply, error)
 	// Load starts or joins the load job with this id and streams its progress
@@ -217,6 +234,9 @@ func (UnimplementedMasterServer) ReadDir(*ReadDirRequest, grpc.ServerStreamingSe
 }
 func (UnimplementedMasterServer) Refresh(context.Context, *LookupRequest) (*Entry, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method Refresh not implemented")
+}
+func (UnimplementedMasterServer) Revalidate(context.Context, *RevalidateRequest) (*RevalidateReply, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method Revalidate not implemented")
 }
 func (UnimplementedMasterServer) StatFS(context.Context, *StatFSRequest) (*StatFSReply, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method StatFS not implemented")
@@ -310,6 +330,24 @@ func _Master_Refresh_Handler(srv interface{}, ctx context.Context, dec func(inte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Master_Revalidate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RevalidateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MasterServer).Revalidate(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Master_Revalidate_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MasterServer).Revalidate(ctx, req.(*RevalidateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Master_StatFS_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(StatFSRequest)
 	if err := dec(in); err != nil {
@@ -353,6 +391,10 @@ var Master_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Refresh",
 			Handler:    _Master_Refresh_Handler,
+		},
+		{
+			MethodName: "Revalidate",
+			Handler:    _Master_Revalidate_Handler,
 		},
 		{
 			MethodName: "StatFS",
