@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -382,4 +383,58 @@ func TestAWebServersListingIsMounted(t *testing.T) {
 	s.must("load", "mnt")
 	check(t, s.path("mnt"), want)
 	s.must("unmount", "mnt")
+}
+
+// copyOf holds a copy of every mount in a mount namespace of its own, and what a
+// script opens there, until it is ended.
+func copyOf(t *testing.T, script string) (end func()) {
+	t.Helper()
+	c := exec.Command("unshare", "--mount", "--propagation=private", "bash", "-c", script+"; echo ready; exec cat")
+	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	in, err := c.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := c.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	end = sync.OnceFunc(func() {
+		in.Close()
+		_ = c.Wait()
+	})
+	t.Cleanup(end)
+	if _, err := out.Read(make([]byte, 10)); err != nil {
+		t.Fatal(err)
+	}
+	return end
+}
+
+func TestACopyInAnotherMountNamespaceCountsOnlyWhereItIsUsed(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	s.directory("source", 1<<20)
+	s.mustMount("source", "mnt")
+	copyOf(t, "true")
+	s.must("unmount", "mnt")
+	for what, script := range map[string]string{
+		"an open file": "exec 3< " + s.path("mnt/model.bin"), "a working directory": "cd " + s.path("mnt/train"),
+	} {
+		s.mustMount("source", "mnt")
+		end := copyOf(t, script)
+		if got := s.run("unmount", "mnt"); got.code != 1 || !strings.Contains(got.errors, "another mount namespace, by process") {
+			t.Errorf("%s: %+v", what, got)
+		}
+		if what == "an open file" {
+			s.must("unmount", "--force", "mnt")
+			end()
+			continue
+		}
+		end()
+		s.run("unmount", "mnt") // in vain if the daemon has ended by itself: nobody else had a copy
+		s.until("the daemon ends with the last user", func() bool { return len(s.statuses()) == 0 })
+	}
 }

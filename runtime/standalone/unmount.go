@@ -19,6 +19,9 @@ import (
 const (
 	endWait  = 2 * time.Minute
 	stopWait = 10 * time.Second
+	// copyWait is how long the kernel may take to tell the daemon; after that,
+	// another mount namespace must have a copy of the mount.
+	copyWait = time.Second
 )
 
 // ErrBusy: the mount is in use.
@@ -57,6 +60,7 @@ func Unmount(ctx context.Context, runDir, mountPoint string, force bool) error {
 // end has a living daemon unmount and end.
 func end(ctx context.Context, p place, s State, force bool) error {
 	if !force {
+		dev, mounted := deviceAt(s.MountPoint)
 		switch err := unix.Unmount(s.MountPoint, unix.UMOUNT_NOFOLLOW); {
 		case errors.Is(err, unix.EBUSY):
 			return fmt.Errorf("%s is %w; end what uses it (fuser -vm %s), or take it away at once with --force", s.MountPoint, ErrBusy, s.MountPoint)
@@ -66,6 +70,10 @@ func end(ctx context.Context, p place, s State, force bool) error {
 			}
 		case err != nil:
 			return fmt.Errorf("unmount %s: %w", s.MountPoint, err)
+		case mounted && p.gone(ctx, s, copyWait) != nil && ctx.Err() == nil:
+			if err := p.endCopies(ctx, s, dev); err != nil {
+				return err
+			}
 		}
 		return p.gone(ctx, s, endWait)
 	}
@@ -81,6 +89,19 @@ func end(ctx context.Context, p place, s State, force bool) error {
 		return fmt.Errorf("kill the daemon of %s, process %d: %w", s.MountPoint, s.PID, err)
 	}
 	return p.gone(ctx, s, stopWait)
+}
+
+// endCopies ends a daemon whose mount is gone here and lives on in another mount
+// namespace, unless it is used there.
+func (p place) endCopies(ctx context.Context, s State, dev device) error {
+	if users := dev.users(); len(users) > 0 {
+		return fmt.Errorf("%s is gone here and %w in another mount namespace, by process %d; its daemon ends with that, or at once with --force",
+			s.MountPoint, ErrBusy, users[0])
+	}
+	if err := p.call(ctx, http.MethodPost, pathStop, nil); err != nil && p.alive() {
+		return fmt.Errorf("%w; with --force it is killed", err)
+	}
+	return nil
 }
 
 // gone waits until the daemon has ended.
