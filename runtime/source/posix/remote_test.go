@@ -142,6 +142,13 @@ func (n *faulty) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32,
 	return &faultyFile{h, n}, fuse.FOPEN_DIRECT_IO, errno
 }
 
+// WrapChild has all that is below fail as well.
+func (n *faulty) WrapChild(_ context.Context, child fs.InodeEmbedder) fs.InodeEmbedder {
+	return &faulty{fs.LoopbackNode{RootData: child.(*fs.LoopbackNode).RootData}, n.answer}
+}
+
+var _ fs.NodeWrapChilder = (*faulty)(nil)
+
 type faultyFile struct {
 	fs.FileHandle
 	node *faulty
@@ -168,10 +175,7 @@ func mountFaulty(t *testing.T, dir string) (mount string, fail func(func(what, n
 	var st syscall.Stat_t
 	must(t, syscall.Stat(dir, &st))
 	root := &fs.LoopbackRoot{Path: dir, Dev: st.Dev}
-	root.NewNode = func(r *fs.LoopbackRoot, _ *fs.Inode, _ string, _ *syscall.Stat_t) fs.InodeEmbedder {
-		return &faulty{fs.LoopbackNode{RootData: r}, answer}
-	}
-	root.RootNode = root.NewNode(root, nil, "", &st)
+	root.RootNode = &faulty{fs.LoopbackNode{RootData: root}, answer}
 	server, err := fs.Mount(mount, root.RootNode, &fs.Options{MountOptions: fuse.MountOptions{DirectMount: true, FsName: "faulty", MaxBackground: 64}})
 	must(t, err)
 	t.Cleanup(func() { must(t, server.Unmount()) })

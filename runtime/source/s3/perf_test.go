@@ -106,9 +106,11 @@ func BenchmarkAgainstTheSDK(b *testing.B) {
 		do   func()
 	}{
 		{"big, SDK downloader, 5 × 5 MiB", size / 1e6, "MB/s", func() {
+			//nolint:staticcheck // what its successor is for, this one does as well
 			d := manager.NewDownloader(tuned, func(d *manager.Downloader) {
 				d.BufferProvider = manager.NewPooledBufferedWriterReadFromProvider(256 << 10)
 			})
+			//nolint:staticcheck // as above
 			if _, err := d.Download(ctx, discard{}, &awss3.GetObjectInput{Bucket: bucket, Key: aws.String("big")}); err != nil {
 				b.Error(err)
 			}
