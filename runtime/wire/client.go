@@ -11,7 +11,10 @@ import (
 	"io"
 	"net"
 	"sync"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/millrace/millrace/runtime/wire/wirepb"
 )
@@ -28,9 +31,9 @@ const (
 	patience = 3 * time.Minute
 	// minRate in bytes a second is below what any network of a cache gives.
 	minRate = 1 << 20
-	// verifyChunk is received and verified at once: it stays in the processor's
-	// cache meanwhile.
-	verifyChunk = 1 << 20
+	// receiveChunk is waited for, received and verified at once: it stays in the
+	// processor's cache meanwhile.
+	receiveChunk = 512 << 10
 	// answerBuffer is what an exchange reads ahead.
 	answerBuffer = 16 << 10
 	// maxAhead requests are sent before their answers have come, of maxAheadBytes
@@ -75,6 +78,18 @@ type suspicion struct {
 type clientConn struct {
 	net.Conn
 	used time.Time
+	raw  syscall.RawConn // nil if it is not plain TCP
+	low  int             // bytes that a wait for more is for
+}
+
+// waitFor has a wait for more bytes end when there are n of them, or the
+// connection ends: who is woken for each segment spends his time on waking up.
+func (c *clientConn) waitFor(n int) {
+	if c == nil || c.raw == nil || c.low == n {
+		return
+	}
+	c.low = n
+	_ = c.raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVLOWAT, n) })
 }
 
 // NewClient makes a client; Close ends it.
@@ -286,7 +301,11 @@ func (c *Client) conn(ctx context.Context, addr string) (_ *clientConn, reused b
 	if err != nil {
 		return nil, false, err
 	}
-	return &clientConn{Conn: conn}, false, nil
+	made := &clientConn{Conn: conn, low: 1}
+	if plain, ok := conn.(*net.TCPConn); ok {
+		made.raw, _ = plain.SyscallConn()
+	}
+	return made, false, nil
 }
 
 // close ends the connection without a word, which could have to wait.
@@ -367,7 +386,7 @@ func (c *Client) exchange(ctx context.Context, conn *clientConn, requests [][]by
 				return begun, fmt.Errorf("%w: send a request: %w", ErrPeer, err)
 			}
 		}
-		some, err := c.take(in, f, extend)
+		some, err := c.take(in, conn, f, extend)
 		begun = begun || some
 		if err != nil {
 			return begun, err
@@ -382,7 +401,7 @@ func (c *Client) exchange(ctx context.Context, conn *clientConn, requests [][]by
 
 // take takes in one answer. Its error is one of the peer; what the peer answers
 // goes into f.
-func (c *Client) take(in *bufio.Reader, f *fetch, extend func(time.Duration)) (begun bool, err error) {
+func (c *Client) take(in *bufio.Reader, conn *clientConn, f *fetch, extend func(time.Duration)) (begun bool, err error) {
 	var header [answerHeader]byte
 	for start := time.Now(); ; {
 		extend(c.opts.Silence)
@@ -414,7 +433,7 @@ func (c *Client) take(in *bufio.Reader, f *fetch, extend func(time.Duration)) (b
 				return true, fmt.Errorf("%w: read checksums: %w", ErrPeer, err)
 			}
 		}
-		good, err := receive(in, f.dst, sums)
+		good, err := receive(in, conn, f.dst, sums)
 		switch {
 		case err != nil:
 			return true, fmt.Errorf("%w: %w", ErrPeer, err)
@@ -454,27 +473,28 @@ func readSums(in io.Reader, n int64) (Sums, error) {
 
 // receive fills dst and verifies each stretch while it is in the processor's
 // cache.
-func receive(in io.Reader, dst []byte, sums Sums) (good bool, err error) {
+func receive(in *bufio.Reader, conn *clientConn, dst []byte, sums Sums) (good bool, err error) {
 	if len(sums.CRCs) == 0 {
-		n, err := io.ReadFull(in, dst)
-		if err != nil {
-			return false, fmt.Errorf("byte %d of %d: %w", n, len(dst), err)
-		}
-		return true, nil
+		sums.Bytes = int64(len(dst))
 	}
+	defer conn.waitFor(1)
 	good = true
-	got := 0
-	for _, want := range sums.CRCs {
+	for got, i := 0, 0; got < len(dst); i++ {
 		var crc uint32
-		for end := min(int64(len(dst)), int64(got)+sums.Bytes); int64(got) < end; {
-			n, err := in.Read(dst[got:min(end, int64(got)+verifyChunk)])
-			crc = crc32.Update(crc, castagnoli, dst[got:got+n])
+		for end := int(min(int64(len(dst)), int64(got)+sums.Bytes)); got < end; {
+			if len(dst) > receiveChunk && in.Buffered() == 0 {
+				conn.waitFor(min(len(dst)-got, receiveChunk))
+			}
+			n, err := in.Read(dst[got:min(end, got+receiveChunk)])
+			if i < len(sums.CRCs) {
+				crc = crc32.Update(crc, castagnoli, dst[got:got+n])
+			}
 			got += n
-			if err != nil && int64(got) < end {
+			if err != nil && got < end {
 				return false, fmt.Errorf("byte %d of %d: %w", got, len(dst), err)
 			}
 		}
-		good = good && crc == want
+		good = good && (i >= len(sums.CRCs) || crc == sums.CRCs[i])
 	}
 	return good, nil
 }

@@ -377,7 +377,7 @@ func FuzzAnswers(f *testing.F) {
 		c := NewClient(ClientOptions{})
 		one := &fetch{Range: Range{Object: &wirepb.Object{Path: "x"}}, dst: make([]byte, n)}
 		in := bufio.NewReader(bytes.NewReader(b))
-		_, err := c.take(in, one, func(time.Duration) {})
+		_, err := c.take(in, nil, one, func(time.Duration) {})
 		if err == nil && !one.done || err != nil && !errors.Is(err, ErrPeer) {
 			t.Errorf("done %t, %v", one.done, err)
 		}
