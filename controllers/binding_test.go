@@ -222,6 +222,19 @@ func TestMissingSecretAndKeyAreNamedBeforeAnyPodStarts(t *testing.T) {
 	p.becomes("data", datav1alpha1.BoundDatasetPhase)
 }
 
+func TestMissingHadoopConfigIsNamed(t *testing.T) {
+	p := newPlace(t)
+	p.dataset("data", datav1alpha1.Mount{MountPoint: "hdfs://nameservice/data", Name: "data", Path: "/"})
+	rt := p.alluxioRuntime("data")
+	rt.(*datav1alpha1.AlluxioRuntime).Spec.HadoopConfig = "hadoop-site"
+	p.create(rt)
+	p.datasetSays("data", metav1.ConditionFalse, "ConfigMapNotFound", "hadoop-site", "core-site.xml")
+	p.create(&corev1.ConfigMap{ObjectMeta: p.meta("hadoop-site"), Data: map[string]string{"core-site.xml": "<configuration/>"}})
+	p.serves("data", "/")
+	p.run("data", "")
+	p.becomes("data", datav1alpha1.BoundDatasetPhase)
+}
+
 func TestMissingClaimIsNamed(t *testing.T) {
 	p := newPlace(t)
 	p.dataset("data", datav1alpha1.Mount{MountPoint: "pvc://store/sub", Name: "store", Path: "/"})

@@ -30,6 +30,7 @@ func TestStringsThatFluidsUsersDependOn(t *testing.T) {
 		"fluid.io/dataset.d.sched":               contract.DatasetSchedLabel("d"),
 		"alluxio-runtime-controller-finalizer":   contract.RuntimeFinalizer(contract.RuntimeAlluxio),
 		"/etc/fluid/secrets/s/k":                 contract.SecretPath("s", "k"),
+		"/etc/fluid/hadoop/site":                 contract.HadoopConfigPath("site"),
 		"/etc/fluid/mount/tiered-store/level-0-index-1-hostpath": contract.HostPathTierDir(0, 1),
 		"/etc/fluid/mount/tiered-store/level-2-index-0-emptydir": contract.EmptyDirTierDir(2),
 		"/etc/fluid/config/runtime.json":                         contract.RuntimeConfigPath,

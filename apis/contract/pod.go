@@ -49,6 +49,7 @@ const (
 	RuntimeConfigDir  = "/etc/fluid/config"
 	RuntimeConfigPath = RuntimeConfigDir + "/" + RuntimeConfigKey
 	SecretsDir        = "/etc/fluid/secrets"
+	hadoopConfigDir   = "/etc/fluid/hadoop"
 	TieredStoreDir    = "/etc/fluid/mount/tiered-store"
 	ProcessMemoryDir  = "/dev/shm"
 
@@ -87,6 +88,10 @@ const LoaderContainer = "dataloader"
 // SecretPath is where a key of a Secret is found inside a container.
 func SecretPath(secret, key string) string { return path.Join(SecretsDir, secret, key) }
 
+// HadoopConfigPath is where the ConfigMap that OptionHadoopConfig names is found
+// inside a container.
+func HadoopConfigPath(configMap string) string { return path.Join(hadoopConfigDir, configMap) }
+
 // HostPathTierDir is where directory j of hostPath level i is mounted.
 func HostPathTierDir(level, index int) string {
 	return fmt.Sprintf("%s/level-%d-index-%d-hostpath", TieredStoreDir, level, index)
@@ -102,6 +107,9 @@ const (
 	SchemePVC   = "pvc://"
 	SchemeLocal = "local://"
 )
+
+// SchemeHDFS is that of sources whose options may name a ConfigMap.
+const SchemeHDFS = "hdfs://"
 
 // PVCClaim splits pvc://<claim>[/sub] into its claim and sub directory.
 func PVCClaim(mountPoint string) (claim, sub string, ok bool) {

@@ -74,7 +74,14 @@ const (
 	OptionReplicas = "data.replicas"
 	// OptionMetadataTTL is a Go duration after which a listing is looked at again (default 60s).
 	OptionMetadataTTL = "metadata.ttl"
+	// OptionMetadataWalkRate is how many directories a second background walks list
+	// at most, of sources that are walked directory by directory (default: no bound).
+	OptionMetadataWalkRate = "metadata.walkRate"
 )
+
+// OptionHadoopConfig of a mount names a ConfigMap with the core-site.xml and
+// hdfs-site.xml of its cluster. The pods have it at HadoopConfigPath.
+const OptionHadoopConfig = "hadoopConfig"
 
 // Options of the native engine's clients, in ComponentConfig.Options of the
 // client; those of the worker and the master are looked at as well.

@@ -24,7 +24,7 @@ func describe(rt *datav1alpha1.AlluxioRuntime, options Options) (*engine.Descrip
 		return nil, problem
 	}
 	d := &engine.Description{
-		Volumes: spec.Volumes,
+		Volumes: spec.Volumes, HadoopConfig: spec.HadoopConfig,
 		ImagePullSecrets: slices.Concat(spec.ImagePullSecrets, spec.Master.ImagePullSecrets,
 			spec.Worker.ImagePullSecrets, spec.Fuse.ImagePullSecrets),
 		Master: component(spec, &spec.Master, options),

@@ -27,7 +27,6 @@ func notServed(spec *datav1alpha1.AlluxioRuntimeSpec) []string {
 	name("data.pin", spec.Data.Pin)
 	name("runAs", spec.RunAs)
 	name("disablePrometheus", spec.DisablePrometheus)
-	name("hadoopConfig", spec.HadoopConfig)
 	name("management", spec.RuntimeManagement)
 	name("master.replicas (one master is run)", spec.Master.Replicas > 1)
 	for role, c := range map[string]*datav1alpha1.AlluxioCompTemplateSpec{"master": &spec.Master, "worker": &spec.Worker} {

@@ -26,6 +26,8 @@ type Description struct {
 	Egress []string
 
 	Sources Sources
+	// HadoopConfig is the ConfigMap of hdfs:// mounts that name none.
+	HadoopConfig string
 
 	// Exclusive keeps workers off nodes where other Datasets have theirs.
 	Exclusive bool
@@ -51,6 +53,8 @@ type Sources struct {
 	Claims []string
 	// HostPaths are the directories of local:// mounts, sorted.
 	HostPaths []string
+	// HadoopConfigs are the ConfigMaps that hdfs:// mounts name, sorted.
+	HadoopConfigs []string
 }
 
 // Component describes the masters, the workers or the clients.
@@ -140,6 +144,7 @@ const (
 	ReasonSecretNotFound   = "SecretNotFound"
 	ReasonSecretKey        = "SecretKeyNotFound"
 	ReasonClaimNotFound    = "PersistentVolumeClaimNotFound"
+	ReasonConfigMap        = "ConfigMapNotFound"
 	ReasonForeign          = "NameTaken"
 	ReasonMasterNotReady   = "MasterNotReady"
 	ReasonWorkersNotReady  = "WorkersNotReady"

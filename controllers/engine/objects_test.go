@@ -36,6 +36,7 @@ func bucketDataset() *datav1alpha1.Dataset {
 					EncryptOptions: []datav1alpha1.EncryptOption{secret("aws.secretKey", "secret")}},
 				{MountPoint: "pvc://claim/sub", Name: "claim", ReadOnly: true},
 				{MountPoint: "local:///srv/data", Name: "local"},
+				{MountPoint: "hdfs://nameservice/warehouse", Name: "warehouse", Options: map[string]string{contract.OptionHadoopConfig: "hadoop-site"}},
 			},
 		},
 	}

@@ -72,6 +72,7 @@ func (r *Reconciler) complete(s *round) {
 	d.DatasetUID, d.DatasetGeneration = ds.UID, ds.Generation
 	d.MountRoot, d.Egress = r.options.MountRoot, r.options.Egress
 	d.Sources = SourcesOf(ds)
+	d.Sources.UseHadoopConfig(d.HadoopConfig)
 	d.Exclusive = ds.Spec.PlacementMode != datav1alpha1.ShareMode
 	d.WorkerTolerations = ds.Spec.Tolerations
 	if ds.Spec.NodeAffinity != nil {
@@ -102,7 +103,7 @@ func (r *Reconciler) notReady(s *round, p *Problem) {
 	}
 }
 
-// checkSources looks for the secrets and claims of the sources, so that no pod
+// checkSources looks for the secrets, claims and ConfigMaps of the sources, so that no pod
 // ever hangs for one that does not exist.
 func (r *Reconciler) checkSources(ctx context.Context, s *round) (flow.Outcome, error) {
 	for _, claim := range s.desc.Sources.Claims {
@@ -118,6 +119,17 @@ func (r *Reconciler) checkSources(ctx context.Context, s *round) (flow.Outcome, 
 	settled, err := r.settled(ctx, s)
 	if err != nil || settled {
 		return flow.Continue(), err
+	}
+	for _, name := range s.desc.Sources.HadoopConfigs {
+		// Only the ConfigMaps of runtimes are watched.
+		err := r.live.Get(ctx, types.NamespacedName{Namespace: s.key.Namespace, Name: name}, &corev1.ConfigMap{})
+		if apierrors.IsNotFound(err) || apierrors.IsInvalid(err) {
+			s.problem = &Problem{ReasonConfigMap, fmt.Sprintf(
+				"%s: ConfigMap %q does not exist in namespace %s: create it from core-site.xml and hdfs-site.xml", contract.OptionHadoopConfig, name, s.key.Namespace)}
+			return flow.CheckBack(secretPause), nil
+		} else if err != nil {
+			return flow.Wait(), fmt.Errorf("read ConfigMap %s: %w", name, err)
+		}
 	}
 	for _, name := range s.desc.Sources.SecretNames() {
 		secret := &corev1.Secret{}

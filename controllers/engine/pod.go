@@ -158,6 +158,11 @@ func (d *Description) volumes(c contract.ComponentType) (volumes []corev1.Volume
 		add(fmt.Sprintf("secret-%d", i), secretVolume(secret, d.Sources.Secrets[secret]),
 			corev1.VolumeMount{MountPath: contract.SecretPath(secret, ""), ReadOnly: true})
 	}
+	for i, name := range d.Sources.HadoopConfigs {
+		add(fmt.Sprintf("hadoop-%d", i), corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{
+			LocalObjectReference: corev1.LocalObjectReference{Name: name},
+		}}, corev1.VolumeMount{MountPath: contract.HadoopConfigPath(name), ReadOnly: true})
+	}
 	// A source that is mounted again on the node must be seen in the pod.
 	fromHost := ptr.To(corev1.MountPropagationHostToContainer)
 	for i, claim := range d.Sources.Claims {

@@ -3,6 +3,7 @@ package engine
 import (
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/millrace/millrace/apis/contract"
 	datav1alpha1 "github.com/millrace/millrace/apis/data/v1alpha1"
@@ -32,9 +33,27 @@ func SourcesOf(ds *datav1alpha1.Dataset) Sources {
 		}
 	}
 	s.collectSecrets(ds)
+	s.UseHadoopConfig("")
 	s.Claims = sortedSet(s.Claims)
 	s.HostPaths = sortedSet(s.HostPaths)
 	return s
+}
+
+// UseHadoopConfig gives hdfs:// mounts the name of the ConfigMap that they do
+// not name themselves, if there is one, and notes all that are named.
+func (s *Sources) UseHadoopConfig(name string) {
+	for _, m := range s.Mounts {
+		if !strings.HasPrefix(m.MountPoint, contract.SchemeHDFS) {
+			continue
+		}
+		if m.Options[contract.OptionHadoopConfig] == "" && name != "" {
+			m.Options[contract.OptionHadoopConfig] = name
+		}
+		if own := m.Options[contract.OptionHadoopConfig]; own != "" {
+			s.HadoopConfigs = append(s.HadoopConfigs, own)
+		}
+	}
+	s.HadoopConfigs = sortedSet(s.HadoopConfigs)
 }
 
 // lay puts options over those that the mount has: a name is either plain or

@@ -9,6 +9,7 @@ import (
 
 	"github.com/millrace/millrace/apis/contract"
 	"github.com/millrace/millrace/runtime/source"
+	"github.com/millrace/millrace/runtime/source/hdfs"
 	"github.com/millrace/millrace/runtime/source/http"
 	"github.com/millrace/millrace/runtime/source/posix"
 	"github.com/millrace/millrace/runtime/source/s3"
@@ -35,8 +36,11 @@ func Open(ctx context.Context, c source.Config) (source.Store, error) {
 	if slices.Contains(s3Schemes, scheme) {
 		return s3.Open(ctx, c)
 	}
+	if scheme == "hdfs" {
+		return hdfs.Open(c)
+	}
 	if scheme == "http" || scheme == "https" {
 		return http.Open(ctx, c)
 	}
-	return nil, fmt.Errorf("open source %s: scheme %q is not supported yet; known are pvc, local, http, https, %s: %w", c.MountPoint, scheme, strings.Join(s3Schemes, ", "), source.ErrInvalid)
+	return nil, fmt.Errorf("open source %s: scheme %q is not supported yet; known are pvc, local, hdfs, http, https, %s: %w", c.MountPoint, scheme, strings.Join(s3Schemes, ", "), source.ErrInvalid)
 }

@@ -53,8 +53,10 @@ type Options struct {
 type Cluster struct {
 	dir   string
 	o     Options
-	ports []int // of the NameNodes: RPC, web, RPC, web
+	ports []int // of the NameNodes: RPC, web, RPC, web; then of the DataNodes
 	nodes map[string]*exec.Cmd
+	// active is the NameNode that was made so.
+	active int
 }
 
 // Start starts a cluster below dir, an empty directory, and waits until it
@@ -66,7 +68,7 @@ func Start(ctx context.Context, dir string, o Options) (_ *Cluster, err error) {
 		return nil, err
 	}
 	c := &Cluster{dir: dir, o: o, nodes: map[string]*exec.Cmd{}}
-	if c.ports, err = freePorts(4); err != nil {
+	if c.ports, err = freePorts(4 + o.DataNodes); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -81,7 +83,10 @@ func Start(ctx context.Context, dir string, o Options) (_ *Cluster, err error) {
 		}
 	}
 	for i := range o.DataNodes {
-		if err := c.configure(dataNode(i), map[string]string{"dfs.datanode.data.dir": "file://" + filepath.Join(dir, dataNode(i), "data")}); err != nil {
+		if err := c.configure(dataNode(i), map[string]string{
+			"dfs.datanode.data.dir": "file://" + filepath.Join(dir, dataNode(i), "data"),
+			"dfs.datanode.address":  c.DataNodeAddress(i),
+		}); err != nil {
 			return nil, err
 		}
 	}
@@ -126,11 +131,20 @@ func (c *Cluster) NameNodes() int {
 	return 1
 }
 
-// Address is host:port of the first NameNode; NameNodeAddress of any.
-func (c *Cluster) Address() string { return c.NameNodeAddress(0) }
+// Address is host:port of the active NameNode.
+func (c *Cluster) Address() string { return c.NameNodeAddress(c.active) }
+
+// Active is the number of the active NameNode.
+func (c *Cluster) Active() int { return c.active }
+
+// Standby is host:port of the other of two NameNodes.
+func (c *Cluster) Standby() string { return c.NameNodeAddress(1 - c.active) }
 
 // NameNodeAddress is host:port of NameNode i.
 func (c *Cluster) NameNodeAddress(i int) string { return local(c.ports[2*i]) }
+
+// DataNodeAddress is where DataNode i gives blocks.
+func (c *Cluster) DataNodeAddress(i int) string { return local(c.ports[4+i]) }
 
 // URL is the mount point of a path.
 func (c *Cluster) URL(p string) string { return "hdfs://" + c.Address() + "/" + strings.Trim(p, "/") }
@@ -162,29 +176,51 @@ func (c *Cluster) HangDataNode(i int) error { return c.signal(dataNode(i), sysca
 // WakeDataNode lets a hung DataNode go on.
 func (c *Cluster) WakeDataNode(i int) error { return c.signal(dataNode(i), syscall.SIGCONT) }
 
-// HangNameNode and WakeNameNode do the same to a NameNode.
-func (c *Cluster) HangNameNode(i int) error { return c.signal(nameNode(i), syscall.SIGSTOP) }
-
-// WakeNameNode lets a hung NameNode go on.
-func (c *Cluster) WakeNameNode(i int) error { return c.signal(nameNode(i), syscall.SIGCONT) }
+// HangStandby does the same to the NameNode that is not active, until resume.
+func (c *Cluster) HangStandby() (resume func()) {
+	node := nameNode(1 - c.active)
+	_ = c.signal(node, syscall.SIGSTOP) // one that does not run answers nothing either
+	return func() { _ = c.signal(node, syscall.SIGCONT) }
+}
 
 // Activate makes NameNode i of two the active one. The other must be a standby
 // or dead.
 func (c *Cluster) Activate(ctx context.Context, i int) error {
 	return c.until(ctx, func() error {
+		if err := answers(c.NameNodeAddress(i)); err != nil {
+			return err
+		}
 		out, err := c.Run(ctx, nameNode(i), "org.apache.hadoop.hdfs.tools.DFSHAAdmin", "-transitionToActive", "--forceactive", nameNode(i))
 		if err != nil {
 			return fmt.Errorf("make %s active: %w: %s", nameNode(i), err, out)
 		}
+		c.active = i
 		return nil
 	})
 }
 
-// Await waits until the cluster takes writes.
+// Await waits until the cluster takes writes and the DataNodes that were
+// started give blocks.
 func (c *Cluster) Await(ctx context.Context) error {
 	return c.until(ctx, func() error {
+		for i := range c.o.DataNodes {
+			if c.nodes[dataNode(i)] == nil {
+				continue
+			}
+			if err := answers(c.DataNodeAddress(i)); err != nil {
+				return err
+			}
+		}
 		return c.As(Superuser, func(client *hdfs.Client) error { return client.MkdirAll("/tmp", 0o777) })
 	})
+}
+
+func answers(address string) error {
+	conn, err := net.DialTimeout("tcp", address, time.Second)
+	if err == nil {
+		conn.Close()
+	}
+	return err
 }
 
 // As does something as a user, who needs no password.
@@ -202,7 +238,10 @@ func (c *Cluster) As(user string, do func(*hdfs.Client) error) error {
 }
 
 // Put makes or replaces a file, and the directories above it.
-func (c *Cluster) Put(name string, data []byte) error {
+func (c *Cluster) Put(name string, data []byte) error { return c.PutBlocks(name, data, c.o.BlockSize) }
+
+// PutBlocks puts a file in blocks of a size of its own.
+func (c *Cluster) PutBlocks(name string, data []byte, blockSize int64) error {
 	return c.As(Superuser, func(client *hdfs.Client) error {
 		name = path.Clean("/" + name)
 		if err := client.MkdirAll(path.Dir(name), 0o755); err != nil {
@@ -211,20 +250,27 @@ func (c *Cluster) Put(name string, data []byte) error {
 		if err := client.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		w, err := client.CreateFile(name, c.o.Replication, c.o.BlockSize, 0o644)
+		w, err := client.CreateFile(name, c.o.Replication, blockSize, 0o644)
 		if err != nil {
 			return err
 		}
-		if _, err := w.Write(data); err != nil {
-			w.Close()
+		if len(data) > 0 { // a write of nothing begins a block that never ends
+			if _, err := w.Write(data); err != nil {
+				return errors.Join(err, w.Close())
+			}
+		}
+		return Finish(w)
+	})
+}
+
+// Finish closes a file that was written. Its last block may not have reached
+// its replicas yet.
+func Finish(w *hdfs.FileWriter) error {
+	for deadline := time.Now().Add(ready); ; time.Sleep(5 * time.Millisecond) {
+		if err := w.Close(); !hdfs.IsErrReplicating(err) || time.Now().After(deadline) {
 			return err
 		}
-		// The last block may not have reached its replicas yet.
-		for err = w.Close(); hdfs.IsErrReplicating(err); err = w.Close() {
-			time.Sleep(5 * time.Millisecond)
-		}
-		return err
-	})
+	}
 }
 
 // Remove removes a file or a whole directory.
@@ -323,7 +369,6 @@ func (c *Cluster) configure(node string, more map[string]string) error {
 		"dfs.heartbeat.interval":                    "1",
 		"dfs.namenode.heartbeat.recheck-interval":   "5000",
 		"dfs.permissions.enabled":                   "true",
-		"dfs.datanode.address":                      local(0),
 		"dfs.datanode.http.address":                 local(0),
 		"dfs.datanode.ipc.address":                  local(0),
 		"dfs.blockreport.initialDelay":              "0",
