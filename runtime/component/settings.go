@@ -4,6 +4,7 @@
 package component
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -126,7 +127,10 @@ func (s *Settings) openSource(ctx context.Context, m contract.MountConfig) (sour
 		if err != nil {
 			return nil, fmt.Errorf("open %s: read the secret of option %s: %w", WithoutUser(m.MountPoint), option, err)
 		}
-		c.EncryptOptions[option] = strings.TrimSpace(string(value))
+		if !bytes.ContainsRune(value, 0) { // a keytab is no text
+			value = bytes.TrimSpace(value)
+		}
+		c.EncryptOptions[option] = string(value)
 	}
 	if s.OpenSource != nil {
 		return s.OpenSource(ctx, c)

@@ -1,7 +1,9 @@
 package component
 
 import (
+	"context"
 	"errors"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -64,6 +66,28 @@ func TestMissingSecretsAreNamedAndCredentialsAreNot(t *testing.T) {
 		if got := WithoutUser(uri); got != want {
 			t.Errorf("%s became %s, want %s", uri, got, want)
 		}
+	}
+}
+
+func TestSecretsLoseTheirLineFeedAndKeytabsNothing(t *testing.T) {
+	dir := t.TempDir()
+	options := map[string]string{}
+	for name, value := range map[string]string{"word": " secret\n", "keytab": "\x05\x02\x00\n"} {
+		options[name] = filepath.Join(dir, name)
+		if err := os.WriteFile(options[name], []byte(value), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var got source.Config
+	s := &Settings{RuntimeConfig: &contract.RuntimeConfig{}, OpenSource: func(_ context.Context, c source.Config) (source.Store, error) {
+		got = c
+		return nil, nil
+	}}
+	if _, err := s.openSource(t.Context(), contract.MountConfig{MountPoint: "hdfs://host/", EncryptOptions: options}); err != nil {
+		t.Fatal(err)
+	}
+	if got.EncryptOptions["word"] != "secret" || got.EncryptOptions["keytab"] != "\x05\x02\x00\n" {
+		t.Errorf("got %q", got.EncryptOptions)
 	}
 }
 
