@@ -23,15 +23,21 @@ const (
 type MasterPlace struct {
 	RPC, HTTP string
 	TLS       wire.TLSFiles
+	// StateDir is where it saves the metadata, so that it answers at once when
+	// it is started again; "" is nowhere.
+	StateDir string
 	// Register, if not nil, adds services to those of the master.
 	Register func(*grpc.Server, *master.Master)
 }
 
 // RunMaster serves as the master until the context ends.
 func RunMaster(ctx context.Context, s *Settings, r *Registry, at MasterPlace) error {
-	opts := master.Options{Mounts: s.Mounts(), Workers: int(s.Worker.Replicas)}
+	opts := master.Options{Mounts: s.Mounts(), Workers: int(s.Worker.Replicas), StateDir: at.StateDir}
 	var err error
 	if opts.TTL, err = s.metadataTTL(); err != nil {
+		return err
+	}
+	if opts.WalkRate, err = s.metadataWalkRate(); err != nil {
 		return err
 	}
 	if opts.Replicas, err = s.replicas(); err != nil {

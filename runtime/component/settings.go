@@ -158,6 +158,18 @@ func (s *Settings) replicas() (int, error) {
 	return n, nil
 }
 
+func (s *Settings) metadataWalkRate() (float64, error) {
+	v := s.option(contract.OptionMetadataWalkRate)
+	if v == "" {
+		return 0, nil
+	}
+	n, err := strconv.ParseFloat(v, 64)
+	if err != nil || !(n > 0) || n > 1e9 {
+		return 0, fmt.Errorf("option %s is %q, want directories a second, such as 500", contract.OptionMetadataWalkRate, v)
+	}
+	return n, nil
+}
+
 func (s *Settings) metadataTTL() (time.Duration, error) {
 	v := s.option(contract.OptionMetadataTTL)
 	if v == "" {

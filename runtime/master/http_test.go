@@ -148,3 +148,31 @@ func BenchmarkLedger(b *testing.B) {
 		}
 	}
 }
+
+func TestSourcesAreLookedAtOnDemand(t *testing.T) {
+	files := newFlat(someFiles)
+	s := newStand(t, Options{TTL: time.Hour}, map[string]source.Store{"/": files})
+	url := s.page()
+	files.put("new", "v1", 1000)
+	ask := func(query string, code int) (answer struct{ Snapshot string }) {
+		t.Helper()
+		resp, err := http.Post(url+contract.PathRevalidate+query, "", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if resp.StatusCode != code {
+			t.Fatalf("%s: %s", query, resp.Status)
+		}
+		_ = json.NewDecoder(resp.Body).Decode(&answer)
+		return answer
+	}
+	before := s.Summary().Snapshot
+	if answer := ask("", http.StatusOK); answer.Snapshot == before || answer.Snapshot != s.Summary().Snapshot {
+		t.Errorf("answer %+v, before %s", answer, before)
+	}
+	if got := s.Summary().UFSTotalBytes; got != someBytes+1000 {
+		t.Errorf("%d bytes", got)
+	}
+	ask("?path=/nowhere", http.StatusNotFound)
+}

@@ -577,3 +577,128 @@ func TestALoadWithoutWorkersEnds(t *testing.T) {
 		t.Errorf("ended %v", p)
 	}
 }
+
+func (s *stand) readDir(r *wirepb.ReadDirRequest) []*wirepb.Entries {
+	s.t.Helper()
+	stream, err := s.client.ReadDir(s.t.Context(), r)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	var all []*wirepb.Entries
+	for {
+		e, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return all
+		}
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		all = append(all, e)
+	}
+}
+
+func TestWhatADirectoryHasIsNotSentTwice(t *testing.T) {
+	const count = 5000
+	files := newFlat(nil)
+	for i := range count {
+		files.put(fmt.Sprintf("image-%06d.jpg", i), "v1", 7)
+	}
+	s := newStand(t, Options{TTL: time.Hour}, map[string]source.Store{"/m": files})
+	dir, err := s.client.Lookup(t.Context(), &wirepb.LookupRequest{Ino: namespace.RootIno, Name: "m"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := func(known map[string]string) (record []byte, entries map[string]uint64, fetched int) {
+		r := &wirepb.ReadDirRequest{Ino: dir.GetIno(), Pages: true}
+		for id := range known {
+			r.KnownPages = append(r.KnownPages, []byte(id))
+		}
+		entries = map[string]uint64{}
+		var of *wirepb.Directory
+		for i, part := range s.readDir(r) {
+			if i == 0 {
+				record, of = part.GetRecord(), part.GetDirectory()
+			}
+			for _, p := range part.GetPages() {
+				data, ok := known[string(p.GetId())]
+				if !ok {
+					data = string(p.GetData())
+					known[string(p.GetId())] = data
+					fetched++
+				}
+				items, err := namespace.DecodePage(data, namespace.Listing{Ino: dir.GetIno(), Mount: of.GetMount(), Path: of.GetPath()}, of.GetHash(), of.GetInodes())
+				if err != nil {
+					t.Fatal(err)
+				}
+				for e := range items {
+					entries[e.Name] = e.Ino
+				}
+			}
+		}
+		return record, entries, fetched
+	}
+	known := map[string]string{}
+	record, entries, fetched := read(known)
+	if len(entries) != count || fetched < 5 {
+		t.Errorf("%d entries in %d pages", len(entries), fetched)
+	}
+	byName := map[string]uint64{}
+	after := ""
+	for { // the same, a few at a time
+		parts := s.readDir(&wirepb.ReadDirRequest{Ino: dir.GetIno(), After: after, Limit: 999})
+		if len(parts) == 0 || len(parts[0].GetEntries()) == 0 {
+			break
+		}
+		for _, e := range parts[0].GetEntries() {
+			byName[e.GetName()], after = e.GetIno(), e.GetName()
+		}
+	}
+	if !maps.Equal(byName, entries) {
+		t.Errorf("%d entries one way, %d the other", len(byName), len(entries))
+	}
+	if parts := s.readDir(&wirepb.ReadDirRequest{Ino: dir.GetIno(), Record: record}); len(parts) != 1 || !parts[0].GetNotModified() {
+		t.Errorf("what is known was sent again: %d messages", len(parts))
+	}
+	stream, err := s.client.Watch(t.Context(), &wirepb.WatchRequest{Client: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e, err := stream.Recv(); err != nil || len(e.GetSnapshot()) != 16 {
+		t.Errorf("first event %v, %v", e, err)
+	}
+	files.put("image-002500.jpg", "v2", 8)
+	reply, err := s.client.Revalidate(t.Context(), &wirepb.RevalidateRequest{Path: "/m"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := stream.Recv()
+	if err != nil || !slices.Equal(e.GetSnapshot(), reply.GetSnapshot()) || len(e.GetDirectories()) != 1 || e.GetDirectories()[0].GetIno() != dir.GetIno() {
+		t.Errorf("event %v, %v; snapshot %x", e, err, reply.GetSnapshot())
+	}
+	again, entries, fetched := read(known)
+	if len(entries) != count || fetched != 1 || slices.Equal(again, record) || !slices.Equal(again, e.GetDirectories()[0].GetRecord()) {
+		t.Errorf("after one change: %d entries, %d pages fetched, record %x", len(entries), fetched, again)
+	}
+}
+
+func TestAMasterKnowsWhatItsPredecessorKnew(t *testing.T) {
+	files := newFlat(someFiles)
+	dir := t.TempDir()
+	first := newStand(t, Options{StateDir: dir}, map[string]source.Store{"/": files})
+	want := first.Summary()
+	first.Close()
+	files.mu.Lock()
+	files.err = fmt.Errorf("stat mem://flat: %w", source.ErrUnavailable)
+	files.mu.Unlock()
+	second := newStand(t, Options{StateDir: dir}, map[string]source.Store{"/": files})
+	if got := second.Summary(); got.Snapshot != want.Snapshot || got.UFSTotalBytes != want.UFSTotalBytes || !got.MetadataComplete || got.FileNum != want.FileNum {
+		t.Errorf("summary %+v, want %+v", got, want)
+	}
+	if _, err := second.client.Lookup(t.Context(), &wirepb.LookupRequest{Ino: namespace.RootIno, Name: "small"}); err != nil {
+		t.Error(err)
+	}
+	a := second.attach("a", nil)
+	if p := second.load(&wirepb.LoadRequest{Id: "1"}); p.GetPhase() != contract.LoadComplete || a.count() == 0 {
+		t.Errorf("load %v", p)
+	}
+}

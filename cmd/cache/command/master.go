@@ -3,6 +3,7 @@ package command
 import (
 	"context"
 	"fmt"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -25,5 +26,7 @@ func masterCommand(p *program) *cobra.Command {
 	}
 	c.Flags().StringVar(&at.RPC, "rpc-address", fmt.Sprintf(":%d", contract.MasterRPCPort), "where to serve gRPC")
 	c.Flags().StringVar(&at.HTTP, "http-address", fmt.Sprintf(":%d", contract.MasterHTTPPort), "where to serve the summary, health and metrics")
+	c.Flags().StringVar(&at.StateDir, "state-dir", os.Getenv(contract.EnvStateDir),
+		"where to save the metadata for a restart, $"+contract.EnvStateDir+" if not given; nowhere if empty")
 	return c
 }
