@@ -125,7 +125,7 @@ func (s *Store) List(ctx context.Context, dir string, each func(source.Object) e
 		}
 		for {
 			batch, err := f.Readdir(listBatch)
-			if err != nil && !errors.Is(err, io.EOF) {
+			if err != nil && err != io.EOF { //nolint:errorlint // one that is wrapped is a lost connection
 				return err
 			}
 			if len(batch) < listBatch {

@@ -221,8 +221,9 @@ func TestTheStandbyTakesOver(t *testing.T) {
 func TestANameNodeThatHangsIsPassedOver(t *testing.T) {
 	must(t, cluster.Put("/hanging/file", []byte("here")))
 	s := open(t, "hdfs://"+cluster.Standby()+","+cluster.Address()+"/hanging", map[string]string{"hadoop-conf": "", "socket-timeout": "2s"})
-	resume := cluster.HangStandby()
-	defer resume()
+	resume, err := cluster.HangStandby(t.Context())
+	must(t, err)
+	defer func() { must(t, resume()) }()
 	if got, err := read(t.Context(), s, stat(t, s, "file"), 0, 4); err != nil || string(got) != "here" {
 		t.Errorf("%q, %v", got, err)
 	}

@@ -177,10 +177,12 @@ func (c *Cluster) HangDataNode(i int) error { return c.signal(dataNode(i), sysca
 func (c *Cluster) WakeDataNode(i int) error { return c.signal(dataNode(i), syscall.SIGCONT) }
 
 // HangStandby does the same to the NameNode that is not active, until resume.
-func (c *Cluster) HangStandby() (resume func()) {
+func (c *Cluster) HangStandby(ctx context.Context) (resume func() error, err error) {
+	if err := c.until(ctx, func() error { return answers(c.Standby()) }); err != nil {
+		return nil, err
+	}
 	node := nameNode(1 - c.active)
-	_ = c.signal(node, syscall.SIGSTOP) // one that does not run answers nothing either
-	return func() { _ = c.signal(node, syscall.SIGCONT) }
+	return func() error { return c.signal(node, syscall.SIGCONT) }, c.signal(node, syscall.SIGSTOP)
 }
 
 // Activate makes NameNode i of two the active one. The other must be a standby
