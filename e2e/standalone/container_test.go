@@ -42,7 +42,7 @@ func TestInAContainerTheHostSeesTheMount(t *testing.T) {
 	docker := "-all,+chown,+dac_override,+fowner,+fsetid,+kill,+setgid,+setuid,+setpcap,+net_bind_service,+sys_chroot,+mknod,+audit_write,+setfcap,+sys_admin"
 	c := exec.Command("setpriv", "--bounding-set="+docker,
 		"unshare", "--mount", "--propagation=unchanged", "--pid", "--fork", "--kill-child", "--root="+s.path("root"), "--mount-proc",
-		"/bin/millrace", "mount", "/source", "/mnt/data", "--cache", "/cache:64Mi", "--foreground", "--name", "train")
+		"/bin/millrace", "mount", "/source", "/mnt/data", "--cache", "/cache:64Mi", "--foreground", "--name", "train", "--state-dir", "/cache-state")
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	log, err := os.Create(s.path("container.log"))
 	if err != nil {

@@ -244,7 +244,7 @@ func several(t *testing.T, serve, speak, strangers []string) {
 	s := newScene(t)
 	want := s.directory("source", 150<<20) // three stripes
 	h := newHosts(s, 3)
-	master := append([]string{"master", s.path("source"), "--workers", "2", "--metrics-address", ":7511"}, serve...)
+	master := append([]string{"master", s.path("source"), "--workers", "2", "--state-dir", s.path("state"), "--metrics-address", ":7511"}, serve...)
 	stopMaster := h.start(1, "master", master...)
 	stop := h.worker(2, serve...)
 	h.worker(3, serve...)

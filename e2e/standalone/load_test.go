@@ -180,7 +180,7 @@ func TestALoadTakesPatternsAndEndsHonestly(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
 	s.directory("source", 30<<20)
-	if got := s.run("mount", "source", "mnt", "--cache", s.path("cache")+":16Mi", "--log-file", s.path("mnt.log")); got.code != 0 {
+	if got := s.run("mount", "source", "mnt", "--cache", s.path("cache")+":16Mi", "--log-file", s.path("mnt.log"), "--state-dir", ""); got.code != 0 {
 		t.Fatal(got.errors)
 	}
 	if got := s.must("load", "mnt/train/*/image-00*", "mnt/empty"); !strings.Contains(got.out, "in 11 files") {

@@ -175,7 +175,7 @@ func (s *scene) mount(args ...string) outcome {
 }
 
 func (s *scene) mountArgs(args ...string) []string {
-	return append([]string{"mount", "--log-file", s.path("mnt.log"), "--cache", s.path("cache") + ":1Gi"}, args...)
+	return append([]string{"mount", "--log-file", s.path("mnt.log"), "--state-dir", s.path("state"), "--cache", s.path("cache") + ":1Gi"}, args...)
 }
 
 func (s *scene) mustMount(args ...string) outcome {

@@ -128,7 +128,7 @@ func TestWhatCannotBeMountedIsToldByTheCommandItself(t *testing.T) {
 		"a metrics address in use":      {append([]string{"source", "mnt", "--metrics-address", strings.TrimPrefix(server.Endpoint, "http://")}, cache...), nil, 1, "address already in use"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := s.command(append([]string{"mount", "--log-file", s.path("err.log")}, tc.args...)...)
+			c := s.command(append([]string{"mount", "--log-file", s.path("err.log"), "--state-dir", ""}, tc.args...)...)
 			c.Env = append(c.Env, tc.env...)
 			if got := finish(t, c); got.code != tc.code || !strings.Contains(got.errors, tc.says) || strings.Contains(got.errors, "me:word") {
 				t.Errorf("exit code %d, want %d and %q: %s", got.code, tc.code, tc.says, got.errors)
@@ -196,7 +196,7 @@ func TestSeveralSourcesStandUnderOneMount(t *testing.T) {
 		t.Errorf("a second mount: %+v", got)
 	}
 	s.directory("second", 1000)
-	s.must("mount", "second", "mnt2", "--cache", s.path("cache2")+":1Gi", "--log-file", s.path("mnt2.log"))
+	s.must("mount", "second", "mnt2", "--cache", s.path("cache2")+":1Gi", "--log-file", s.path("mnt2.log"), "--state-dir", "")
 	if got := s.run("load", "mnt/near", "mnt2"); got.code != 2 || !strings.Contains(got.errors, "one after the other") {
 		t.Errorf("a load in two mounts: %+v", got)
 	}
@@ -437,4 +437,19 @@ func TestACopyInAnotherMountNamespaceCountsOnlyWhereItIsUsed(t *testing.T) {
 		s.run("unmount", "mnt") // in vain if the daemon has ended by itself: nobody else had a copy
 		s.until("the daemon ends with the last user", func() bool { return len(s.statuses()) == 0 })
 	}
+}
+
+func TestWhatIsCachedCanBeReadWithoutItsSourceAfterARestart(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	server, want := bucket(t, "data", 20<<20)
+	s.env = append(s.env, keys()...)
+	args := []string{"s3://data", "mnt", "-o", "endpoint=" + server.Endpoint}
+	s.mustMount(args...)
+	s.must("load", "mnt")
+	s.must("unmount", "mnt")
+	server.Down(t)
+	s.mustMount(append(args, "--lazy")...)
+	check(t, s.path("mnt"), want)
+	s.must("unmount", "mnt")
 }

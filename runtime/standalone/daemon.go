@@ -42,6 +42,9 @@ type Daemon struct {
 	// Master is host:port of a master elsewhere, and WorkerSocket the socket of
 	// a worker of this machine, if there is one.
 	Master, WorkerSocket string
+	// StateDir is where the listings are kept for the next start, in a directory
+	// of this mount point's; empty for nowhere.
+	StateDir string
 	// Metrics and Profiles are addresses, empty for nowhere.
 	Metrics, Profiles string
 	Version, LogFile  string
@@ -65,7 +68,7 @@ func (d *Daemon) At(mountPoint string) (err error) {
 		d.LogFile = defaultLogFile(idOf(d.MountPoint))
 	}
 	// The daemon in the background has another directory.
-	for _, file := range []*string{&d.LogFile, &d.TLS.CA, &d.TLS.Certificate, &d.TLS.Key} {
+	for _, file := range []*string{&d.LogFile, &d.StateDir, &d.TLS.CA, &d.TLS.Certificate, &d.TLS.Key} {
 		if *file == "" {
 			continue
 		}
@@ -208,6 +211,13 @@ func (d *Daemon) settings(name, masterAt string) *component.Settings {
 	}
 }
 
+func (d *Daemon) stateDir() string {
+	if d.StateDir == "" {
+		return ""
+	}
+	return filepath.Join(d.StateDir, idOf(d.MountPoint))
+}
+
 // member is the name in the membership and in the master's log.
 func (d *Daemon) member() string {
 	if d.Master == "" {
@@ -241,7 +251,7 @@ func (d *Daemon) serve(ctx context.Context, p place) error {
 		d.Config.Worker.Replicas = 1
 		d.WorkerSocket = p.worker()
 		group.Go(func() error {
-			return component.RunMaster(ctx, s, registry, component.MasterPlace{RPC: p.rpc(), Register: func(g *grpc.Server, m *master.Master) {
+			return component.RunMaster(ctx, s, registry, component.MasterPlace{RPC: p.rpc(), StateDir: d.stateDir(), Register: func(g *grpc.Server, m *master.Master) {
 				registerFacts(g, d.Config, m)
 			}})
 		})

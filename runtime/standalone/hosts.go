@@ -38,6 +38,8 @@ type Master struct {
 	Config *contract.RuntimeConfig
 	// Listen is where it serves gRPC, HTTP health and metrics.
 	Listen, HTTP, Profiles string
+	// StateDir is where the listings are kept for the next start; empty for nowhere.
+	StateDir string
 	// Name labels the metrics. Workers is how many workers there shall be.
 	Name, Version string
 	Workers       int
@@ -73,7 +75,7 @@ func (m *Master) Run(ctx context.Context) error {
 }
 
 func (m *Master) serve(ctx context.Context, s *component.Settings, r *component.Registry) error {
-	return component.RunMaster(ctx, s, r, component.MasterPlace{RPC: m.Listen, TLS: m.TLS, Register: func(g *grpc.Server, of *master.Master) {
+	return component.RunMaster(ctx, s, r, component.MasterPlace{RPC: m.Listen, TLS: m.TLS, StateDir: m.StateDir, Register: func(g *grpc.Server, of *master.Master) {
 		registerFacts(g, m.Config, of)
 	}})
 }

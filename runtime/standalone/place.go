@@ -36,6 +36,14 @@ func defaultLogFile(id string) string {
 	return filepath.Join("/var/log/millrace", id+".log")
 }
 
+// DefaultStateDir is where what is worth keeping is kept: the listings of sources.
+func DefaultStateDir() string {
+	if dir := os.Getenv("XDG_STATE_HOME"); dir != "" && os.Geteuid() != 0 {
+		return filepath.Join(dir, "millrace")
+	}
+	return "/var/lib/millrace"
+}
+
 // place is the directory of the daemon of one mount point: its sockets, what it
 // says of itself, and the lock that it holds as long as it lives.
 type place struct{ dir string }

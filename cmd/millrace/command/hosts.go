@@ -2,6 +2,7 @@ package command
 
 import (
 	"fmt"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -33,6 +34,7 @@ func (p *program) master() *cobra.Command {
 	c.Flags().StringVar(&m.Profiles, "pprof", "", "where to serve profiles, such as 127.0.0.1:6060; empty for nowhere")
 	c.Flags().StringVar(&m.Name, "name", "", "label dataset of the metrics")
 	component.TLSFlags(c.Flags(), &m.TLS)
+	c.Flags().StringVar(&m.StateDir, "state-dir", filepath.Join(standalone.DefaultStateDir(), "master"), "where listings are kept for the next start; empty for nowhere")
 	c.Flags().IntVar(&m.Workers, "workers", 0, "how many workers there shall be; loads wait a moment for them after a start")
 	return c
 }

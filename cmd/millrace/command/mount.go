@@ -35,6 +35,7 @@ func (p *program) mount() *cobra.Command {
 	sourceFlags(c.Flags(), &plan)
 	cacheFlags(c.Flags(), &plan)
 	o.add(c.Flags())
+	c.Flags().StringVar(&o.state, "state-dir", standalone.DefaultStateDir(), "where listings are kept for the next start; empty for nowhere")
 	c.Flags().BoolVar(&o.lazy, "lazy", false, "mount although a source does not answer; it is tried again")
 	return c
 }
@@ -69,7 +70,7 @@ type daemonFlags struct {
 	*program
 	foreground, lazy                 bool
 	name, metrics, profiles, logFile string
-	master, socket                   string
+	master, socket, state            string
 	tls                              wire.TLSFiles
 	wait                             time.Duration
 }
@@ -87,7 +88,7 @@ func (o *daemonFlags) add(f *pflag.FlagSet) {
 func (o *daemonFlags) run(cmd *cobra.Command, mountPoint string, configure func(*standalone.Daemon) error) error {
 	parent := standalone.FindParent()
 	d := &standalone.Daemon{
-		RunDir: runDir(cmd), Name: o.name, Lazy: o.lazy, Master: o.master, WorkerSocket: o.socket, TLS: o.tls, Wait: o.wait,
+		RunDir: runDir(cmd), Name: o.name, Lazy: o.lazy, Master: o.master, WorkerSocket: o.socket, StateDir: o.state, TLS: o.tls, Wait: o.wait,
 		Metrics: o.metrics, Profiles: o.profiles, Version: o.version, Open: o.open, LogFile: o.logFile, Ready: parent.Ready,
 	}
 	err := d.At(mountPoint)
