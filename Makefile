@@ -32,6 +32,12 @@ build: ## build Millrace's own binaries into out/bin
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o $(BIN)/ $(COMMANDS:%=./cmd/%)
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" -o $(BIN)/ ./e2e/localcluster/cmd/localcluster ./e2e/localcluster/cmd/pause ./e2e/stage/cmd/stage ./e2e/demo/cmd/demo ./e2e/bench/cmd/bench
 
+.PHONY: cache-rclone
+cache-rclone: tools build ## build the cache engine with rclone's sources, and its image
+	@mkdir -p $(IMAGES)
+	CGO_ENABLED=0 $(GO) build -C cmd/cache-rclone -mod=mod -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o $(BIN)/cache-rclone .
+	@$(CLUSTER) image -o $(IMAGES)/cache-rclone.tar --image-name docker.io/local/cache-rclone:dev --file $(BIN)/cache-rclone:/bin/cache --entrypoint /bin/cache
+
 .PHONY: images
 images: tools build ## pack the binaries into container images (out/images)
 	@mkdir -p $(IMAGES)
@@ -58,6 +64,7 @@ cluster-down: ## stop the local cluster and leave nothing behind
 .PHONY: test
 test: images ## run everything: unit, API, file system, S3, CSI and the suite on a local cluster
 	$(GO) test -race -timeout 20m $$($(GO) list ./... | grep -v /e2e/)
+	$(GO) test -C cmd/cache-rclone -mod=mod -race -timeout 20m ./...
 	$(GO) test -timeout 35m -count=1 -p 1 ./e2e/...
 
 .PHONY: verify

@@ -43,3 +43,7 @@ kind: ManagerConfiguration
 egress:
   allow: {{- toYaml (default list (default dict .Values.runtime.egress).allow) | nindent 4 }}
 {{- end }}
+
+{{- define "millrace.engineImage" -}}
+{{- .Values.runtime.image | default (include "millrace.image" (list . "cache")) -}}
+{{- end }}

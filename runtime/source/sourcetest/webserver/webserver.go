@@ -29,6 +29,9 @@ const (
 	Python      Kind = "python"
 )
 
+// ApacheDAV serves WebDAV, and is none of Kinds.
+const ApacheDAV Kind = "apache, WebDAV"
+
 // Kinds are all of them.
 var Kinds = []Kind{ApachePlain, ApacheFancy, ApacheTable, NginxHTML, NginxJSON, CaddyHTML, CaddyJSON, Python}
 
@@ -166,10 +169,16 @@ func (s *Server) argv(t *testing.T) []string {
 			t.Fatal(err)
 		}
 	}
+	if s.kind == ApacheDAV {
+		// "pass" by crypt's SHA-256, as `openssl passwd -5` writes it.
+		if err := os.WriteFile(filepath.Join(s.state, "users"), []byte("me:$5$millrace$kXr4B5X5btEC98u.PZmGGnoQjWG4lddZiiDL1CC3Pt2\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
 	switch s.kind {
-	case ApachePlain, ApacheFancy, ApacheTable:
-		write(apache, s.state, s.address, s.state, s.state, s.Dir, s.Dir, map[Kind]string{
-			ApachePlain: "-FancyIndexing", ApacheFancy: "FancyIndexing", ApacheTable: "FancyIndexing HTMLTable",
+	case ApachePlain, ApacheFancy, ApacheTable, ApacheDAV:
+		write(apache+map[Kind]string{ApacheDAV: dav}[s.kind], s.state, s.address, s.state, s.state, s.Dir, s.Dir, map[Kind]string{
+			ApachePlain: "-FancyIndexing", ApacheFancy: "FancyIndexing", ApacheTable: "FancyIndexing HTMLTable", ApacheDAV: "FancyIndexing",
 		}[s.kind])
 		return []string{"/usr/sbin/apache2", "-DFOREGROUND", "-f", conf}
 	case NginxHTML, NginxJSON:
@@ -211,6 +220,23 @@ DocumentRoot %s
 	IndexOptions %s
 	DirectoryIndex disabled
 </Directory>
+`
+
+// dav is added to apache; the user is me, the password is pass.
+const dav = `LoadModule dav_module /usr/lib/apache2/modules/mod_dav.so
+LoadModule dav_fs_module /usr/lib/apache2/modules/mod_dav_fs.so
+LoadModule authn_core_module /usr/lib/apache2/modules/mod_authn_core.so
+LoadModule authn_file_module /usr/lib/apache2/modules/mod_authn_file.so
+LoadModule authz_user_module /usr/lib/apache2/modules/mod_authz_user.so
+LoadModule auth_basic_module /usr/lib/apache2/modules/mod_auth_basic.so
+DavLockDB lock
+<Location />
+	Dav On
+	AuthType Basic
+	AuthName millrace
+	AuthUserFile users
+	Require valid-user
+</Location>
 `
 
 const nginx = `daemon off;
