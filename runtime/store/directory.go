@@ -40,6 +40,10 @@ type directory struct {
 	// guests that nobody leases, the longest unused first, and their bytes.
 	guests     *list.List
 	guestBytes int64
+	// choose ranks the owners' files; nil under PolicyUniform.
+	choose *chooser
+	// failed says why the directory takes nothing now: its disk fails.
+	failed string
 	// full says that the disk had no room although the quota had.
 	full string
 }
@@ -110,7 +114,7 @@ func (d *directory) limit(guest bool) int64 {
 func (d *directory) room(guest bool) int64 {
 	room := d.limit(guest) - d.used - d.promised
 	if !guest {
-		room += d.guestBytes
+		room += d.guestBytes + d.choose.bytes()
 	}
 	return room
 }
@@ -180,6 +184,8 @@ func (d *directory) recover(ctx context.Context) ([]*entry, error) {
 	slices.SortFunc(all, func(a, b found) int { return int(a.written.Nano() - b.written.Nano()) })
 	out := make([]*entry, len(all))
 	for i, f := range all {
+		f.born = time.Unix(f.written.Unix())
+		f.used = f.born
 		out[i] = f.entry
 		d.used += f.charged
 	}

@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,6 +26,11 @@ type entry struct {
 
 	// The Store's mu guards these.
 	guest     bool
+	pinned    bool
+	doomed    bool      // a policy chose it while it was leased
+	born      time.Time // when it came into the cache
+	used      time.Time // when it was leased last
+	hits      int       // leases since it came to its directory
 	leases    int
 	idle      *list.Element // in dir.guests, while it is a guest that nobody leases
 	charged   int64         // part of dir.used
@@ -69,7 +75,7 @@ func newEntry(d *directory, key Key, size, blockBytes int64, guest bool) *entry 
 
 func recoveredEntry(d *directory, key Key, m *meta, charged int64) *entry {
 	e := newEntry(d, key, m.size, m.blockBytes, m.guest)
-	e.charged, e.recovered = charged, true
+	e.charged, e.recovered, e.pinned = charged, true, m.pinned
 	e.present, e.unverified = len(m.blocks), len(m.blocks)
 	if e.unverified > 0 {
 		e.crcs = make([]uint32, len(e.blocks))
@@ -152,6 +158,9 @@ func (e *entry) takeData() *os.File {
 	return f
 }
 
+// flags of e's record. Callers hold the Store's mu.
+func (e *entry) flags() byte { return flagsOf(e.guest, e.pinned) }
+
 // change describes e for OnChange; ok is false when it has no bytes to speak of.
 func (e *entry) change() (c Change, ok bool) {
 	e.mu.Lock()
@@ -226,7 +235,7 @@ func (e *entry) settle(block int, crc uint32, failed error) error {
 	err := failed
 	// A dropped file has no more record: its key may be that of another by now.
 	if err == nil && !e.dropped {
-		err = e.dir.journal.append(recordBlock, false, e.key, uint64(block), uint64(crc))
+		err = e.dir.journal.append(recordBlock, 0, e.key, uint64(block), uint64(crc))
 	}
 	if err != nil {
 		e.setStray(block)
@@ -330,7 +339,7 @@ func (e *entry) verify(block int, buf []byte) bool {
 	e.setState(block, blockMissing)
 	e.setStray(block)
 	if !e.dropped {
-		_ = e.dir.journal.append(recordGone, false, e.key, uint64(block), 0) // else it is found bad again
+		_ = e.dir.journal.append(recordGone, 0, e.key, uint64(block), 0) // else it is found bad again
 	}
 	return false
 }

@@ -69,6 +69,9 @@ func (f *File) Has(block int) bool {
 		return true
 	}
 	if e.state(block) == blockMissing {
+		f.store.mu.Lock()
+		f.store.stats.BadBlocks++
+		f.store.mu.Unlock()
 		f.store.log.Warn("a cached block does not verify: it is fetched again", "key", e.key, "block", block)
 		f.changed()
 	}
@@ -157,7 +160,12 @@ func (f *File) FillBlock(block int, fill func(w io.Writer) error) error {
 	defer e.free(block)
 	err := f.fill(block, fill)
 	f.store.diskFull(e.dir, isFull(err))
-	if isFull(err) {
+	if isBroken(err) {
+		f.store.mu.Lock()
+		f.store.broken(e.dir, err)
+		f.store.mu.Unlock()
+	}
+	if isFull(err) || isBroken(err) {
 		err = fmt.Errorf("%w: %w", ErrNoSpace, err)
 	}
 	if err != nil {

@@ -30,7 +30,8 @@ const (
 	recordGone   = 'G' // block a was found bad
 	recordDrop   = 'D' // the file was dropped
 
-	flagGuest = 1 << 0
+	flagGuest  = 1 << 0
+	flagPinned = 1 << 1
 
 	formatVersion = 1
 	formatName    = "millrace journal" // the key of the first record
@@ -50,7 +51,7 @@ var errJournal = errors.New("not a journal of this version")
 // meta is what the journal knows of one file.
 type meta struct {
 	size, blockBytes int64
-	guest            bool
+	guest, pinned    bool
 	// blocks that are there, the lowest first; while a journal is read, what it
 	// says of them in its order.
 	blocks []blockRecord
@@ -105,12 +106,19 @@ func blockCount(size, blockBytes int64) int {
 // maxBlocks bounds what a damaged record can make the store allocate.
 const maxBlocks = 1 << 30
 
-func appendRecord(out []byte, kind byte, guest bool, key Key, a, b uint64) []byte {
-	start := len(out)
-	var flags byte
+// flagsOf are the flags of a file's record.
+func flagsOf(guest, pinned bool) (flags byte) {
 	if guest {
 		flags |= flagGuest
 	}
+	if pinned {
+		flags |= flagPinned
+	}
+	return flags
+}
+
+func appendRecord(out []byte, kind, flags byte, key Key, a, b uint64) []byte {
+	start := len(out)
 	out = append(out, kind, flags, 0, 0)
 	if kind == recordFormat {
 		out = append(out, key...)
@@ -123,13 +131,13 @@ func appendRecord(out []byte, kind byte, guest bool, key Key, a, b uint64) []byt
 }
 
 func appendFormat(out []byte) []byte {
-	return appendRecord(out, recordFormat, false, formatName, formatVersion, 0)
+	return appendRecord(out, recordFormat, 0, formatName, formatVersion, 0)
 }
 
 func appendFile(out []byte, key Key, m *meta) []byte {
-	out = appendRecord(out, recordFile, m.guest, key, uint64(m.size), uint64(m.blockBytes))
+	out = appendRecord(out, recordFile, flagsOf(m.guest, m.pinned), key, uint64(m.size), uint64(m.blockBytes))
 	for _, b := range m.blocks {
-		out = appendRecord(out, recordBlock, false, key, uint64(b.block), uint64(b.crc))
+		out = appendRecord(out, recordBlock, 0, key, uint64(b.block), uint64(b.crc))
 	}
 	return out
 }
@@ -170,7 +178,7 @@ func replay(in io.Reader) (map[rawKey]*meta, error) {
 				m = &meta{size: size, blockBytes: blockBytes}
 				files[key] = m
 			}
-			m.guest = r[1]&flagGuest != 0
+			m.guest, m.pinned = r[1]&flagGuest != 0, r[1]&flagPinned != 0
 		case recordBlock:
 			if m != nil && a < uint64(m.count()) {
 				m.blocks = append(m.blocks, blockRecord{block: uint32(a), crc: uint32(b)})
@@ -290,7 +298,7 @@ func writeAll(w io.Writer, p []byte) error {
 // append adds one record, and before the first the format. A torn one, when the
 // disk is full, is cut off again: those that follow must stand at a multiple of
 // their size.
-func (j *journal) append(kind byte, guest bool, key Key, a, b uint64) error {
+func (j *journal) append(kind, flags byte, key Key, a, b uint64) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.file == nil {
@@ -300,7 +308,7 @@ func (j *journal) append(kind byte, guest bool, key Key, a, b uint64) error {
 	if j.records == 0 {
 		out = appendFormat(out)
 	}
-	out = appendRecord(out, kind, guest, key, a, b)
+	out = appendRecord(out, kind, flags, key, a, b)
 	if n, err := j.file.Write(out); err != nil {
 		if n > 0 {
 			err = errors.Join(err, j.file.Truncate(int64(j.records)*recordBytes))

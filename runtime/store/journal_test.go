@@ -12,12 +12,12 @@ func FuzzReplay(f *testing.F) {
 	const key = Key("0123456789abcdef0123456789abcdef")
 	whole := appendFormat(nil)
 	whole = appendFile(whole, key, &meta{size: 10 << 20, blockBytes: 4 << 20, guest: true, blocks: []blockRecord{{block: 0, crc: 1}, {block: 2, crc: 3}}})
-	whole = appendRecord(whole, recordGone, false, key, 2, 0)
+	whole = appendRecord(whole, recordGone, 0, key, 2, 0)
 	f.Add(whole)
 	f.Add(whole[:len(whole)-5])
-	f.Add(appendRecord(whole, recordDrop, false, key, 0, 0))
-	f.Add(appendRecord(whole, recordFile, false, key, 1<<63-1, 1))
-	f.Add(appendRecord(whole, recordBlock, false, key, 1<<40, 0))
+	f.Add(appendRecord(whole, recordDrop, 0, key, 0, 0))
+	f.Add(appendRecord(whole, recordFile, 0, key, 1<<63-1, 1))
+	f.Add(appendRecord(whole, recordBlock, 0, key, 1<<40, 0))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		files, err := replay(bytes.NewReader(data))
 		if err != nil {
@@ -48,14 +48,14 @@ func TestAJournalThatGrowsIsWrittenAnew(t *testing.T) {
 	j.limit = 100
 	key := func(i int) Key { return Key(fmt.Sprintf("%032x", i)) }
 	for i := range 1000 {
-		if err := j.append(recordFile, i%2 == 0, key(i), 100, 10); err != nil {
+		if err := j.append(recordFile, flagsOf(i%2 == 0, false), key(i), 100, 10); err != nil {
 			t.Fatal(err)
 		}
-		if err := j.append(recordBlock, false, key(i), 3, uint64(i)); err != nil {
+		if err := j.append(recordBlock, 0, key(i), 3, uint64(i)); err != nil {
 			t.Fatal(err)
 		}
 		if i >= 5 {
-			if err := j.append(recordDrop, false, key(i-5), 0, 0); err != nil {
+			if err := j.append(recordDrop, 0, key(i-5), 0, 0); err != nil {
 				t.Fatal(err)
 			}
 		}

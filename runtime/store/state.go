@@ -9,13 +9,14 @@ func (s *Store) SetGuest(key Key, guest bool) {
 	if e == nil || e.guest == guest {
 		return
 	}
+	s.unsetIdle(e)
+	e.guest = guest
 	if e.leases == 0 {
-		s.unsetIdle(e)
-		e.guest = guest
 		s.setIdle(e)
 	}
-	e.guest = guest
-	if err := e.dir.journal.append(recordFile, guest, key, uint64(e.size), uint64(e.blockBytes)); err != nil {
+	e.dir.forgo(e)
+	e.dir.consider(e)
+	if err := e.dir.journal.append(recordFile, e.flags(), key, uint64(e.size), uint64(e.blockBytes)); err != nil {
 		s.log.Warn("record whose guest a cached file is", "key", key, "err", err)
 	}
 }

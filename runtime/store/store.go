@@ -71,6 +71,17 @@ type Options struct {
 	// OnChange is told of every change, in no lock; it must not block.
 	OnChange func(Change)
 	Logger   *slog.Logger
+	// Policy is PolicyUniform if empty.
+	Policy Policy
+	// TTL is after how long a file that is neither leased nor pinned goes; 0 is never.
+	TTL time.Duration
+	// ScrubBytes a second are read again and compared with their checksums; 0 is none.
+	ScrubBytes int64
+	// MoveBytes a second are moved between tiers; 0 is none.
+	MoveBytes int64
+	// UpkeepEvery is how often TTL, tiers and failed directories are looked at;
+	// a second if 0.
+	UpkeepEvery time.Duration
 	// LockWait bounds the wait for a predecessor that still holds a directory.
 	LockWait time.Duration
 }
@@ -81,6 +92,11 @@ type Store struct {
 	onChange   func(Change)
 	log        *slog.Logger
 	message    string
+	policy     Policy
+	ttl        time.Duration
+	scrubRate  int64
+	moveRate   int64
+	every      time.Duration
 	lockWait   time.Duration
 	buffers    sync.Pool
 
@@ -95,11 +111,13 @@ type Store struct {
 	closed bool
 	dirs   []*directory // fast tiers first
 	files  map[Key]*entry
+	stats  Stats
 }
 
 // Open takes the directories, recovers what verifies in them, and forgets the rest.
 func Open(ctx context.Context, o Options) (*Store, error) {
-	s := &Store{blockBytes: o.BlockBytes, onChange: o.OnChange, log: o.Logger, lockWait: o.LockWait, files: map[Key]*entry{},
+	s := &Store{blockBytes: o.BlockBytes, onChange: o.OnChange, log: o.Logger, lockWait: o.LockWait, policy: o.Policy,
+		ttl: o.TTL, scrubRate: o.ScrubBytes, moveRate: o.MoveBytes, every: o.UpkeepEvery, stats: Stats{Evicted: map[Reason]int64{}}, files: map[Key]*entry{},
 		verifier: make(chan struct{}, 1), stop: make(chan struct{})}
 	if s.blockBytes == 0 {
 		s.blockBytes = DefaultBlockBytes
@@ -114,15 +132,44 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		b := make([]byte, s.blockBytes)
 		return &b
 	}
+	if s.every <= 0 {
+		s.every = time.Second
+	}
+	if err := s.policy.check(); err != nil {
+		return nil, err
+	}
 	for level, tier := range o.Tiers {
 		for _, d := range tier.Dirs {
-			if err := s.add(ctx, d, tier, level); err != nil {
+			err := s.add(ctx, d, tier, level)
+			if isBroken(err) && s.others(o.Tiers, d) {
+				s.message = fmt.Sprintf("%s is not used, its disk fails: %v: repair it and restart the worker", d.Path, err)
+				s.log.ErrorContext(ctx, "a directory of the cache fails", "message", s.message)
+				continue
+			}
+			if err != nil {
 				_ = s.Close()
 				return nil, fmt.Errorf("open level %d (%s) of the cache: %w", level, tier.Medium, err)
 			}
 		}
 	}
+	s.background.Go(s.upkeep)
+	if s.scrubRate > 0 {
+		s.background.Go(s.scrub)
+	}
 	return s, nil
+}
+
+// others tells whether there is a directory beside d.
+func (s *Store) others(tiers []Tier, d Dir) bool {
+	n := len(s.dirs)
+	for _, t := range tiers {
+		for _, other := range t.Dirs {
+			if other.Path != d.Path {
+				n++
+			}
+		}
+	}
+	return n > 0
 }
 
 func (s *Store) add(ctx context.Context, dir Dir, tier Tier, level int) error {
@@ -130,14 +177,20 @@ func (s *Store) add(ctx context.Context, dir Dir, tier Tier, level int) error {
 	if err != nil {
 		return err
 	}
-	s.dirs = append(s.dirs, d)
 	recovered, err := d.recover(ctx)
 	if err != nil {
+		_ = d.close()
 		return fmt.Errorf("recover %s: %w", d.path, err)
 	}
+	s.dirs = append(s.dirs, d)
 	if cut := d.fitDisk(); cut != "" {
 		s.message = cut
 		s.log.WarnContext(ctx, "quota is larger than the disk", "message", cut)
+	}
+	if s.policy == PolicyTinyLFU {
+		if d.choose, err = newChooser(d.limit(true)); err != nil {
+			return err
+		}
 	}
 	s.mu.Lock()
 	var gone []*entry
@@ -148,6 +201,10 @@ func (s *Store) add(ctx context.Context, dir Dir, tier Tier, level int) error {
 		}
 		s.files[e.key] = e
 		s.setIdle(e)
+		d.consider(e)
+		if e.pinned {
+			s.stats.Pinned++
+		}
 	}
 	// The quota may be smaller than it was: guests go first, then the oldest.
 	used := d.used - sum(gone)
@@ -155,12 +212,15 @@ func (s *Store) add(ctx context.Context, dir Dir, tier Tier, level int) error {
 		more := s.evict(d, used-d.quota)
 		used, gone = used-sum(more), append(gone, more...)
 	}
-	for _, e := range recovered {
-		if used > d.quota && !e.dropped {
-			used -= e.charged
-			gone = append(gone, s.forget(e)...)
+	for _, pinned := range []bool{false, true} {
+		for _, e := range recovered {
+			if used > d.quota && !e.dropped && e.pinned == pinned {
+				used -= e.charged
+				gone = append(gone, s.forget(e)...)
+			}
 		}
 	}
+	s.stats.Evicted[ReasonQuota] += int64(len(gone))
 	s.mu.Unlock()
 	s.bury(gone)
 	return nil
@@ -171,6 +231,9 @@ func (s *Store) Message() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, d := range s.dirs {
+		if d.failed != "" {
+			return d.failed
+		}
 		if d.full != "" {
 			return d.full
 		}
@@ -195,6 +258,10 @@ func (s *Store) Usage() (used, capacity int64) {
 type TierUsage struct {
 	Medium, Path             string
 	UsedBytes, CapacityBytes int64
+	// PromisedBytes is what files in use may still take.
+	PromisedBytes int64
+	// Failed says that the directory is out of service.
+	Failed bool
 }
 
 // Tiers gives each directory's account, fast tiers first.
@@ -203,7 +270,7 @@ func (s *Store) Tiers() []TierUsage {
 	defer s.mu.Unlock()
 	out := make([]TierUsage, len(s.dirs))
 	for i, d := range s.dirs {
-		out[i] = TierUsage{Medium: d.medium, Path: d.path, UsedBytes: d.used, CapacityBytes: d.quota}
+		out[i] = TierUsage{Medium: d.medium, Path: d.path, UsedBytes: d.used, CapacityBytes: d.quota, PromisedBytes: d.promised, Failed: d.failed != ""}
 	}
 	return out
 }
@@ -215,6 +282,12 @@ func (s *Store) Acquire(key Key, size int64, guest bool) (*File, error) {
 	if !key.valid() || size < 0 {
 		return nil, fmt.Errorf("acquire cached file %q of %d bytes: bad key or size", key, size)
 	}
+	f, err := s.acquire(key, size, guest)
+	s.evictChosen()
+	return f, err
+}
+
+func (s *Store) acquire(key Key, size int64, guest bool) (*File, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if e := s.files[key]; e != nil {
@@ -224,7 +297,8 @@ func (s *Store) Acquire(key Key, size int64, guest bool) (*File, error) {
 		f, err := s.lease(e)
 		if err == nil && e.guest && !guest {
 			e.guest = false // an owner's interest outlives a guest's
-			err = e.dir.journal.append(recordFile, false, key, uint64(size), uint64(e.blockBytes))
+			e.dir.consider(e)
+			err = e.dir.journal.append(recordFile, e.flags(), key, uint64(size), uint64(e.blockBytes))
 			if err != nil {
 				s.log.Warn("record that a cached file is owned", "key", key, "err", err)
 			}
@@ -235,7 +309,12 @@ func (s *Store) Acquire(key Key, size int64, guest bool) (*File, error) {
 		s.log.Warn("a cached file cannot be opened: it is made anew", "key", key, "err", err)
 	}
 	f, err := s.create(key, size, guest)
-	if isFull(err) {
+	for range s.dirs { // another directory may work
+		if isBroken(err) {
+			f, err = s.create(key, size, guest)
+		}
+	}
+	if isFull(err) || isBroken(err) {
 		err = fmt.Errorf("%w: %w", ErrNoSpace, err)
 	}
 	if err != nil {
@@ -255,14 +334,17 @@ func (s *Store) create(key Key, size int64, guest bool) (*File, error) {
 	}
 	data, err := d.createData(key, size)
 	if err != nil {
+		s.broken(d, err)
 		return nil, err
 	}
-	if err := d.journal.append(recordFile, guest, key, uint64(size), uint64(s.blockBytes)); err != nil {
+	if err := d.journal.append(recordFile, flagsOf(guest, false), key, uint64(size), uint64(s.blockBytes)); err != nil {
+		s.broken(d, err)
 		return nil, errors.Join(err, data.Close(), os.Remove(d.file(key)))
 	}
 	e := newEntry(d, key, size, s.blockBytes, guest)
-	e.data = data
+	e.data, e.born = data, time.Now()
 	s.files[key] = e
+	d.consider(e)
 	return s.lease(e)
 }
 
@@ -299,6 +381,9 @@ func (s *Store) lease(e *entry) (*File, error) {
 		e.dir.promised += e.promised
 	}
 	e.leases++
+	e.hits++
+	e.used = time.Now()
+	e.dir.choose.touch(e.key)
 	return &File{store: s, e: e}, nil
 }
 
@@ -318,12 +403,22 @@ func (s *Store) unlease(e *entry) {
 	}
 	e.dir.promised -= e.promised
 	e.promised = 0
-	if _, worth := e.change(); !worth && !e.dropped {
+	_, worth := e.change()
+	chosen := e.doomed && !e.pinned && !e.guest
+	if (!worth || chosen) && !e.dropped {
 		s.forget(e)
+		if chosen {
+			s.stats.Evicted[ReasonQuota]++
+		}
+	} else {
+		chosen = false
 	}
 	if e.dropped {
 		s.mu.Unlock()
 		s.bury([]*entry{e})
+		if chosen {
+			s.tell([]*entry{e})
+		}
 		return
 	}
 	s.setIdle(e)
@@ -336,7 +431,7 @@ func (s *Store) unlease(e *entry) {
 
 // setIdle and unsetIdle keep the queue of guests that may go. Callers hold mu.
 func (s *Store) setIdle(e *entry) {
-	if e.guest {
+	if e.guest && !e.pinned {
 		e.idle = e.dir.guests.PushBack(e)
 		e.dir.guestBytes += e.charged
 	}
@@ -358,6 +453,7 @@ func (s *Store) Drop(key Key) {
 	var gone []*entry
 	if e != nil {
 		gone = s.forget(e)
+		s.stats.Evicted[ReasonReplaced]++
 	}
 	s.mu.Unlock()
 	s.bury(gone)
@@ -443,6 +539,9 @@ func (s *Store) place(size int64, guest bool) *directory {
 	var whole, most *directory
 	block := roundUp(min(size, s.blockBytes))
 	for _, d := range s.dirs {
+		if d.failed != "" {
+			continue
+		}
 		room := d.room(guest)
 		if room >= roundUp(size) && (whole == nil || whole.level == d.level && room > whole.room(guest)) {
 			whole = d
@@ -466,9 +565,12 @@ func (s *Store) reserve(e *entry, n int64) error {
 		if high := d.limit(true); !e.guest && (d.used+n > high && !tried || d.used+n > d.quota) {
 			gone = s.evict(d, d.used+n-int64(float64(d.quota)*d.low))
 		}
+		if len(gone) == 0 && !e.guest && d.used+n > d.quota {
+			gone = s.evictCold(d, d.used+n-d.quota)
+		}
 		if len(gone) == 0 {
 			defer s.mu.Unlock()
-			if d.used+n > d.limit(e.guest) {
+			if d.failed != "" || d.used+n > d.limit(e.guest) {
 				return ErrNoSpace
 			}
 			s.charge(e, n)
@@ -502,6 +604,7 @@ func (s *Store) evict(d *directory, n int64) (gone []*entry) {
 		e := front.Value.(*entry)
 		n -= e.charged
 		gone = append(gone, s.forget(e)...)
+		s.stats.Evicted[ReasonGuest]++
 	}
 	return gone
 }
@@ -539,10 +642,14 @@ func (s *Store) forget(e *entry) []*entry {
 	e.dropped = true
 	e.mu.Unlock()
 	s.unsetIdle(e)
+	e.dir.forgo(e)
+	if e.pinned && s.files[e.key] == e {
+		s.stats.Pinned--
+	}
 	if s.files[e.key] == e {
 		delete(s.files, e.key)
 	}
-	if err := e.dir.journal.append(recordDrop, false, e.key, 0, 0); err != nil {
+	if err := e.dir.journal.append(recordDrop, 0, e.key, 0, 0); err != nil {
 		s.log.Error("record that a cached file is dropped", "key", e.key, "err", err)
 	}
 	if e.leases == 0 && e.data == nil {
