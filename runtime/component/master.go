@@ -16,6 +16,10 @@ import (
 const (
 	pingEvery   = 10 * time.Second
 	pingTimeout = 5 * time.Second
+	// handshakeTimeout is for those who connect and say nothing, maxStreams for
+	// those who ask too much at once: they wait.
+	handshakeTimeout = 10 * time.Second
+	maxStreams       = 4096
 )
 
 // MasterPlace is where a master serves gRPC, and the summary, health and
@@ -59,6 +63,7 @@ func RunMaster(ctx context.Context, s *Settings, r *Registry, at MasterPlace) er
 	r.MustRegister(m)
 	defer r.Unregister(m)
 	options := []grpc.ServerOption{
+		grpc.ConnectionTimeout(handshakeTimeout), grpc.MaxConcurrentStreams(maxStreams),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingEvery, Timeout: pingTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingTimeout, PermitWithoutStream: true}),
 	}
