@@ -104,6 +104,22 @@ func (m *mount) isWalked() bool {
 	return m.walked
 }
 
+// leftOut says which names of a source have no place in a file system.
+func leftOut(o source.Omitter) string {
+	n, first := o.Omitted()
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d names are left out, for no file system can show them as they are, such as %q", n, first)
+}
+
+func joinNotes(a, b string) string {
+	if a == "" || b == "" {
+		return a + b
+	}
+	return a + "; " + b
+}
+
 // visit looks whether the source answers, and walks it.
 func (m *mount) visit(ctx context.Context, walk bool) error {
 	store, err := m.connect(ctx)
@@ -119,6 +135,9 @@ func (m *mount) visit(ctx context.Context, walk bool) error {
 	if err != nil {
 		m.report(ctx, err)
 		return err
+	}
+	if o, ok := store.(source.Omitter); ok {
+		note = joinNotes(note, leftOut(o))
 	}
 	t := m.tree
 	t.mu.Lock()

@@ -87,16 +87,26 @@ func (s *Sources) read(ctx context.Context, o *wirepb.Object, off, n int64, take
 	if m == nil {
 		return fmt.Errorf("read %s: no mount at %q: %w", o.GetPath(), o.GetMount(), source.ErrInvalid)
 	}
-	st, err := m.acquire(ctx)
-	if err != nil {
-		return fmt.Errorf("open %s: %w", m.URI, err)
+	for again := false; ; again = true {
+		st, err := m.acquire(ctx)
+		if err != nil {
+			return fmt.Errorf("open %s: %w", m.URI, err)
+		}
+		begun := false
+		err = readRange(ctx, st, Object(o), off, n, func(r io.Reader) error {
+			begun = true
+			return take(r)
+		})
+		denied := errors.Is(err, source.ErrDenied)
+		m.release(st, denied)
+		if denied && !begun && !again {
+			continue // secrets may be new: they are taken up by opening anew
+		}
+		if err != nil {
+			return fmt.Errorf("read %s of %s at %d: %w", o.GetPath(), m.URI, off, err)
+		}
+		return nil
 	}
-	err = readRange(ctx, st, Object(o), off, n, take)
-	m.release(st, errors.Is(err, source.ErrDenied)) // new secrets are taken up by opening anew
-	if err != nil {
-		return fmt.Errorf("read %s of %s at %d: %w", o.GetPath(), m.URI, off, err)
-	}
-	return nil
 }
 
 func readRange(ctx context.Context, st source.Store, o source.Object, off, n int64, take func(io.Reader) error) error {

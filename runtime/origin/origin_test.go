@@ -112,12 +112,25 @@ func TestASourceIsOpenedOnceAndAnewAfterItDenied(t *testing.T) {
 	if err := read(); !errors.Is(err, source.ErrDenied) || !strings.Contains(err.Error(), "s3://bucket") {
 		t.Error(err)
 	}
-	answer = nil
-	if read() != nil || opened != 2 || f.closed != 1 {
+	if opened != 2 || f.closed != 2 { // tried once more, with what the secrets are now
 		t.Errorf("opened %d times, closed %d", opened, f.closed)
 	}
+	answer = nil
+	if read() != nil || opened != 3 {
+		t.Errorf("opened %d times", opened)
+	}
+	tries := 0
+	f.open = func(source.Object, int64, int64) (io.ReadCloser, error) {
+		if tries++; tries == 1 {
+			return nil, source.ErrDenied
+		}
+		return io.NopCloser(strings.NewReader("abcde")), nil
+	}
+	if err := read(); err != nil || opened != 4 {
+		t.Errorf("after the secrets were renewed: opened %d times, %v", opened, err)
+	}
 	s.Close()
-	if f.closed != 2 {
+	if f.closed != 4 {
 		t.Errorf("closed %d times", f.closed)
 	}
 	if err := s.ReadAt(t.Context(), &wirepb.Object{Mount: "/other"}, nil, 0); !errors.Is(err, source.ErrInvalid) {
