@@ -3,11 +3,8 @@ package namespace
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
-	"slices"
 	"testing"
 	"time"
 
@@ -91,48 +88,4 @@ func TestADirectoryThatIsMissingIsFoundWhenItComes(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	find(t, tree, "/f")
-}
-
-// BenchmarkWalk walks 100,000 files in 1,000 directories, and 100,000 objects
-// by prefix, and says what an entry costs.
-func BenchmarkWalk(b *testing.B) {
-	const dirs, perDir = 1000, 100
-	dir := b.TempDir()
-	mem := &memStore{files: map[string]source.Object{}}
-	for d := range dirs {
-		for f := range perDir {
-			name := fmt.Sprintf("train/shard-%04d/image-%06d.jpg", d, f)
-			write(b, filepath.Join(dir, name), 1)
-			mem.put(name, fmt.Sprintf("\"%032x\"", f*d), 1)
-		}
-	}
-	sources := map[string]Mount{"posix": posixMount("/", dir), "by-prefix": mountOf("/", walkStore{mem})}
-	for _, kind := range slices.Sorted(func(yield func(string) bool) {
-		for k := range sources {
-			if !yield(k) {
-				return
-			}
-		}
-	}) {
-		b.Run(kind, func(b *testing.B) {
-			for b.Loop() {
-				var before, after runtime.MemStats
-				runtime.GC()
-				runtime.ReadMemStats(&before)
-				tree, err := New([]Mount{sources[kind]}, Options{})
-				if err != nil {
-					b.Fatal(err)
-				}
-				began := time.Now()
-				if err := tree.WaitKnown(b.Context(), "/"); err != nil {
-					b.Fatal(err)
-				}
-				b.ReportMetric(float64(dirs*perDir)/time.Since(began).Seconds(), "entries/s")
-				runtime.GC()
-				runtime.ReadMemStats(&after)
-				b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/(dirs*perDir), "B/entry")
-				tree.Close()
-			}
-		})
-	}
 }

@@ -190,7 +190,7 @@ var ErrCorrupt = errors.New("corrupt metadata")
 const maxExtra = 64 << 10
 
 // parseItem takes the first entry of data apart and tells how long it is. The
-// item's strings are parts of data.
+// item's strings are parts of data. Whether the name is one is not looked at.
 func parseItem(data string) (i item, n int, err error) {
 	if len(data) < 2 {
 		return i, 0, ErrCorrupt
@@ -198,7 +198,7 @@ func parseItem(data string) (i item, n int, err error) {
 	flags := data[0]
 	i.flags = flags
 	at := 1
-	if i.name, at = take(data, at, maxName); at < 0 || i.kind() > kindLink || !validName(i.name) || flags&0x80 != 0 {
+	if i.name, at = take(data, at, maxName); at < 0 || i.kind() > kindLink || flags&0x80 != 0 {
 		return i, 0, ErrCorrupt
 	}
 	nameEnd := at
@@ -299,7 +299,7 @@ func parsePage(d *dir, data string, after string) (*page, string, error) {
 		if err != nil {
 			return nil, "", err
 		}
-		if i.name <= after {
+		if i.name <= after || !validName(i.name) {
 			return nil, "", fmt.Errorf("%w: %q after %q", ErrCorrupt, i.name, after)
 		}
 		if p.count > 0 && p.count%startEvery == 0 {

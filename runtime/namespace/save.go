@@ -378,7 +378,7 @@ func (l *loader) dir(name string, depth int) imageDir {
 		before = sub
 		d.subs = append(d.subs, l.dir(sub, depth-1))
 	}
-	for it := range func(yield func(item) bool) { eachItem(d.pages, yield) } {
+	for it := range (&dir{pages: d.pages}).items {
 		if it.isDir() && l.err == nil {
 			for dirs < len(d.subs) && d.subs[dirs].name < it.name {
 				dirs++
