@@ -265,7 +265,11 @@ func TestALargeDirectoryIsListedInBatches(t *testing.T) {
 		makers.Go(func() error {
 			return cluster.As(hadoop.Superuser, func(c *lib.Client) error {
 				for i := maker; i < entries; i += 8 {
-					if err := c.CreateEmptyFile(fmt.Sprintf("/large/dir/entry-%06d", i)); err != nil {
+					name, create := fmt.Sprintf("/large/dir/entry-%06d", i), c.CreateEmptyFile
+					if i%10 > 0 { // a directory is made in one call
+						create = func(name string) error { return c.Mkdir(name, 0o755) }
+					}
+					if err := create(name); err != nil {
 						return err
 					}
 				}

@@ -204,7 +204,7 @@ func (c *conn) Read(p []byte) (int, error) {
 	if c.in != nil && c.in.Buffered() > 0 {
 		return c.in.Read(p)
 	}
-	if err := c.Conn.SetReadDeadline(time.Now().Add(c.session.timeout)); err != nil {
+	if err := c.SetReadDeadline(time.Now().Add(c.session.timeout)); err != nil {
 		return 0, err
 	}
 	if c.in != nil {
@@ -214,7 +214,7 @@ func (c *conn) Read(p []byte) (int, error) {
 }
 
 func (c *conn) Write(p []byte) (int, error) {
-	if err := c.Conn.SetWriteDeadline(time.Now().Add(c.session.timeout)); err != nil {
+	if err := c.SetWriteDeadline(time.Now().Add(c.session.timeout)); err != nil {
 		return 0, err
 	}
 	return c.Conn.Write(p)
