@@ -117,8 +117,8 @@ func TestChartRefusesValuesThatMeanNothing(t *testing.T) {
 
 func TestTheEnginesImageMayBeAnother(t *testing.T) {
 	for want, values := range map[string][]string{
-		"ghcr.io/millrace/cache:1":   {"image.tag=1"},
-		"example.com/cache-rclone:2": {"image.tag=1", "runtime.image=example.com/cache-rclone:2"},
+		"ghcr.io/millrace/cache:v1":  {"image.tag=v1"},
+		"example.com/cache-rclone:2": {"image.tag=v1", "runtime.image=example.com/cache-rclone:2"},
 	} {
 		manager := of[*appsv1.Deployment](t, render(t, values...), "Deployment/millrace-manager").Spec.Template.Spec.Containers[0]
 		if !slices.Contains(manager.Args, "--native-image="+want) {
