@@ -129,6 +129,9 @@ func (d *Description) env(c contract.ComponentType, others []corev1.EnvVar) []co
 		field(contract.EnvPodName, "metadata.name"),
 		field(contract.EnvPodIP, "status.podIP"),
 	}
+	if c == contract.ComponentMaster {
+		env = append(env, value(contract.EnvStateDir, contract.MasterStateDir))
+	}
 	ours := len(env)
 	for _, e := range others {
 		i := slices.IndexFunc(env, func(have corev1.EnvVar) bool { return have.Name == e.Name })
@@ -175,6 +178,12 @@ func (d *Description) volumes(c contract.ComponentType) (volumes []corev1.Volume
 			corev1.VolumeMount{MountPath: contract.LocalDir(dir), ReadOnly: true, MountPropagation: fromHost})
 	}
 	if c == contract.ComponentMaster {
+		// What it keeps survives its container; the user may mount what
+		// survives the pod as well.
+		own := func(m corev1.VolumeMount) bool { return m.MountPath == contract.MasterStateDir }
+		if !slices.ContainsFunc(d.Master.VolumeMounts, own) {
+			add("state", corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}, corev1.VolumeMount{MountPath: contract.MasterStateDir})
+		}
 		return append(volumes, d.named(c)...), mounts
 	}
 	add("run", hostPath(contract.HostRunDir(d.MountRoot, d.Type, d.Namespace, d.Name), corev1.HostPathDirectoryOrCreate),
