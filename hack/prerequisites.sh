@@ -29,7 +29,6 @@ need java openjdk-17-jre-headless
 need mvn maven
 need mount mount
 need sshfs sshfs
-need /usr/sbin/sshd openssh-server
 need ssh-keygen openssh-client
 need rsync rsync
 need sqlite3 sqlite3

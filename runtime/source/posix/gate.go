@@ -28,6 +28,12 @@ func newGate(timeout time.Duration) *gate {
 // get its result: late is then called with it, when and if the call returns.
 // Memory that the call writes must not be the caller's.
 func call[T any](ctx context.Context, g *gate, f func() (T, error), late func(T)) (T, error) {
+	return callOn(ctx, g, nil, f, late)
+}
+
+// callOn is a call that needs d to stay open for as long as it takes, which may
+// be longer than its caller waits.
+func callOn[T any](ctx context.Context, g *gate, d *handle, f func() (T, error), late func(T)) (T, error) {
 	if g == nil {
 		return f()
 	}
@@ -50,8 +56,12 @@ func call[T any](ctx context.Context, g *gate, f func() (T, error), late func(T)
 	}
 	done := make(chan result)
 	gone := make(chan struct{})
+	if d != nil {
+		d.users.Add(1)
+	}
 	go func() { // ends with the call; there are at most maxStuck of them
 		defer func() { <-g.slots }()
+		defer d.release()
 		v, err := f()
 		select {
 		case done <- result{v, err}:

@@ -38,7 +38,7 @@ func (s *Store) List(ctx context.Context, dir string, each func(source.Object) e
 	d := newHandle(fd)
 	defer d.release()
 	for {
-		names, err := call(ctx, s.gate, keep(d, func() ([]string, error) { return readNames(fd) }), nil)
+		names, err := callOn(ctx, s.gate, d, func() ([]string, error) { return readNames(fd) }, nil)
 		if err != nil {
 			return s.failed("list", dir, err)
 		}
@@ -60,16 +60,6 @@ func (s *Store) List(ctx context.Context, dir string, each func(source.Object) e
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-	}
-}
-
-// keep has f hold d open, for f may outlive its caller.
-func keep[T any](d *handle, f func() (T, error)) func() (T, error) {
-	d.users.Add(1)
-	var once sync.Once
-	return func() (T, error) {
-		defer once.Do(d.release)
-		return f()
 	}
 }
 
@@ -104,7 +94,7 @@ func (s *Store) look(ctx context.Context, d *handle, dir string, names []string)
 }
 
 func (s *Store) lookAt(ctx context.Context, d *handle, dir string, names []string) ([]source.Object, error) {
-	return call(ctx, s.gate, keep(d, func() ([]source.Object, error) {
+	return callOn(ctx, s.gate, d, func() ([]source.Object, error) {
 		out := make([]source.Object, len(names))
 		var st unix.Statx_t
 		for i, name := range names {
@@ -126,7 +116,7 @@ func (s *Store) lookAt(ctx context.Context, d *handle, dir string, names []strin
 			}
 		}
 		return out, nil
-	}), nil)
+	}, nil)
 }
 
 var listBuffers = sync.Pool{New: func() any {
