@@ -74,6 +74,16 @@ const (
 	OptionReplicas = "data.replicas"
 	// OptionMetadataTTL is a Go duration after which a listing is looked at again (default 60s).
 	OptionMetadataTTL = "metadata.ttl"
+	// OptionStorePolicy says which files go when the cache is full: uniform (default) or tinylfu.
+	OptionStorePolicy = "store.policy"
+	// OptionStoreTTL is a Go duration after which a cached file goes; none by default.
+	OptionStoreTTL = "store.ttl"
+	// OptionStoreScrub is how many bytes a second are read again and compared
+	// with their checksums (default 4Mi, 0 for none).
+	OptionStoreScrub = "store.scrub"
+	// OptionStoreMove is how many bytes a second move between the levels of the
+	// cache (default 64Mi, 0 for none).
+	OptionStoreMove = "store.move"
 	// OptionMetadataWalkRate is how many directories a second background walks list
 	// at most, of sources that are walked directory by directory (default: no bound).
 	OptionMetadataWalkRate = "metadata.walkRate"

@@ -26,6 +26,10 @@ func RunWorker(ctx context.Context, s *Settings, r *Registry, at WorkerPlace) er
 	if err != nil {
 		return err
 	}
+	keep, err := s.storeOptions()
+	if err != nil {
+		return err
+	}
 	master, err := s.MasterAt()
 	if err != nil {
 		return err
@@ -36,7 +40,7 @@ func RunWorker(ctx context.Context, s *Settings, r *Registry, at WorkerPlace) er
 	}
 	config := worker.Config{
 		Name: s.Name, Node: s.Node, Listen: at.Data, Socket: at.Socket, Master: master,
-		Mounts: s.Mounts(), Tiers: tiers, Version: s.Version, Registerer: r,
+		Mounts: s.Mounts(), Tiers: tiers, Store: keep, Version: s.Version, Registerer: r,
 		Peers: wire.ClientOptions{TLS: secure},
 	}
 	switch {

@@ -106,17 +106,54 @@ var (
 	tierCapacity = prometheus.NewDesc("millrace_worker_tier_capacity_bytes", "Quota of a directory of a tier.", []string{"medium", "path"}, nil)
 )
 
+var (
+	tierPromised  = prometheus.NewDesc("millrace_worker_tier_promised_bytes", "Bytes that files in use may still take in a directory of a tier.", []string{"medium", "path"}, nil)
+	tierReady     = prometheus.NewDesc("millrace_worker_tier_ready", "1 while a directory takes files, 0 while its disk fails.", []string{"medium", "path"}, nil)
+	evictions     = prometheus.NewDesc("millrace_worker_evictions_total", "Files that went from the cache, or from a tier of it, by reason.", []string{"reason"}, nil)
+	badBlocks     = prometheus.NewDesc("millrace_worker_bad_blocks_total", "Blocks whose bytes were not those that were stored.", nil, nil)
+	scrubbed      = prometheus.NewDesc("millrace_worker_scrubbed_bytes_total", "Bytes that were read again and compared with their checksums.", nil, nil)
+	scrubProgress = prometheus.NewDesc("millrace_worker_scrub_progress_ratio", "Part of the files that this round of the scrubber has seen.", nil, nil)
+	promotions    = prometheus.NewDesc("millrace_worker_promotions_total", "Files that moved to a faster tier.", nil, nil)
+	movedBytes    = prometheus.NewDesc("millrace_worker_moved_bytes_total", "Bytes of files that moved between tiers.", nil, nil)
+	pinned        = prometheus.NewDesc("millrace_worker_pinned_files", "Files that are pinned.", nil, nil)
+)
+
 // tiers shows the store's accounts.
 type tiers struct{ store *store.Store }
 
 func (tiers) Describe(ch chan<- *prometheus.Desc) {
 	ch <- tierUsed
 	ch <- tierCapacity
+	for _, d := range []*prometheus.Desc{tierPromised, tierReady, evictions, badBlocks, scrubbed, scrubProgress, promotions, movedBytes, pinned} {
+		ch <- d
+	}
 }
 
 func (t tiers) Collect(ch chan<- prometheus.Metric) {
-	for _, d := range t.store.Tiers() {
-		ch <- prometheus.MustNewConstMetric(tierUsed, prometheus.GaugeValue, float64(d.UsedBytes), d.Medium, d.Path)
-		ch <- prometheus.MustNewConstMetric(tierCapacity, prometheus.GaugeValue, float64(d.CapacityBytes), d.Medium, d.Path)
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
+	counter := func(d *prometheus.Desc, v int64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+	}
+	for _, d := range t.store.Tiers() {
+		ready := 1.0
+		if d.Failed {
+			ready = 0
+		}
+		gauge(tierUsed, float64(d.UsedBytes), d.Medium, d.Path)
+		gauge(tierCapacity, float64(d.CapacityBytes), d.Medium, d.Path)
+		gauge(tierPromised, float64(d.PromisedBytes), d.Medium, d.Path)
+		gauge(tierReady, ready, d.Medium, d.Path)
+	}
+	st := t.store.Stats()
+	for _, reason := range store.Reasons() {
+		counter(evictions, st.Evicted[reason], string(reason))
+	}
+	counter(badBlocks, st.BadBlocks)
+	counter(scrubbed, st.ScrubbedBytes)
+	counter(promotions, st.Promotions)
+	counter(movedBytes, st.MovedBytes)
+	gauge(scrubProgress, st.ScrubProgress)
+	gauge(pinned, float64(st.Pinned))
 }

@@ -37,6 +37,8 @@ type Config struct {
 	Master string
 	Mounts []namespace.Mount
 	Tiers  []store.Tier
+	// Store says how files are kept: Policy, TTL, ScrubBytes and MoveBytes.
+	Store store.Options
 	// BlockBytes is store.DefaultBlockBytes if 0.
 	BlockBytes int64
 	// SourceReads and PeerReads bound what is read at once, in blocks; 8 each if 0.
@@ -50,6 +52,10 @@ type Config struct {
 }
 
 const defaultReads = 8
+
+// lockWait is how long a worker waits for its predecessor to let go of the
+// directories.
+const lockWait = 30 * time.Second
 
 // Worker caches for one node.
 type Worker struct {
@@ -105,7 +111,8 @@ func New(cfg Config) (_ *Worker, err error) {
 		}
 	}()
 	w.store, err = store.Open(context.Background(), store.Options{
-		Tiers: cfg.Tiers, BlockBytes: cfg.BlockBytes, Logger: cfg.Logger,
+		Tiers: cfg.Tiers, BlockBytes: cfg.BlockBytes, Logger: cfg.Logger, LockWait: lockWait,
+		Policy: cfg.Store.Policy, TTL: cfg.Store.TTL, ScrubBytes: cfg.Store.ScrubBytes, MoveBytes: cfg.Store.MoveBytes,
 		OnChange: func(c store.Change) { w.report.changed(c.Key) },
 	})
 	if err != nil {
