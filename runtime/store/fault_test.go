@@ -46,6 +46,11 @@ type faultNode struct {
 	f *faults
 }
 
+// WrapChild implements fs.NodeWrapChilder.
+func (n *faultNode) WrapChild(_ context.Context, ops fs.InodeEmbedder) fs.InodeEmbedder {
+	return &faultNode{fs.LoopbackNode{RootData: ops.(*fs.LoopbackNode).RootData}, n.f}
+}
+
 func (n *faultNode) Create(ctx context.Context, name string, flags, mode uint32, out *fuse.EntryOut) (*fs.Inode, fs.FileHandle, uint32, syscall.Errno) {
 	if errno := n.f.errno(&n.f.create); errno != 0 {
 		return nil, nil, 0, errno
@@ -103,9 +108,6 @@ func failing(t *testing.T) (dir, real string, f *faults) {
 	t.Helper()
 	dir, real, f = t.TempDir(), t.TempDir(), &faults{}
 	root := &fs.LoopbackRoot{Path: real}
-	root.NewNode = func(r *fs.LoopbackRoot, _ *fs.Inode, _ string, _ *syscall.Stat_t) fs.InodeEmbedder {
-		return &faultNode{fs.LoopbackNode{RootData: r}, f}
-	}
 	root.RootNode = &faultNode{fs.LoopbackNode{RootData: root}, f}
 	server, err := fs.Mount(dir, root.RootNode, &fs.Options{MountOptions: fuse.MountOptions{DirectMountStrict: true, FsName: "faults"}})
 	if err != nil {
