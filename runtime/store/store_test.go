@@ -31,6 +31,9 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv("STORE_TEST_WRITE_UNTIL_KILLED"); dir != "" {
 		writeUntilKilled(dir)
 	}
+	if dir := os.Getenv("STORE_TEST_MOVE_UNTIL_KILLED"); dir != "" {
+		moveUntilKilled(dir)
+	}
 	goleak.VerifyTestMain(m)
 }
 
