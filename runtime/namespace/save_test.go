@@ -228,3 +228,22 @@ func mend(data []byte) []byte {
 	body := data[:len(data)-8]
 	return binary.LittleEndian.AppendUint64(bytes.Clone(body), xxhash.Sum64(body))
 }
+
+// A process that is killed has no time to save: what it had walked is on disk already.
+func TestATreeIsSavedOnceItIsKnown(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "tree")
+	first := newTree(t, Options{Save: file, SaveInterval: time.Hour}, mountOf("/", newMem("a", "d/b")))
+	deadline := time.Now().Add(30 * time.Second)
+	for first.Counts().Saves == 0 {
+		if time.Now().After(deadline) {
+			t.Fatal("it was not saved")
+		}
+		time.Sleep(time.Millisecond)
+	}
+	away := newMem()
+	away.fail(source.ErrUnavailable)
+	second := newTree(t, Options{Save: file, SaveInterval: time.Hour}, mountOf("/", away)) // the first one is not closed
+	if a, b := find(t, first, "/d/b"), find(t, second, "/d/b"); a != b {
+		t.Errorf("%+v became %+v", a, b)
+	}
+}
