@@ -65,7 +65,7 @@ func Open(ctx context.Context, c source.Config) (*Store, error) {
 		return nil, fmt.Errorf("open source %s: option %s: %w: %w", name, optCA, source.ErrInvalid, err)
 	}
 	if ca != "" {
-		defer os.Remove(ca)
+		defer func() { _ = os.Remove(ca) }()
 	}
 	g, err := newGate(c.Egress)
 	if err != nil {

@@ -276,7 +276,7 @@ func (s *Store) head(ctx context.Context, u *url.URL) (source.Object, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, 2*s.timeout+settling, errSilent)
 	defer cancel()
 	for again := false; ; again = true {
-		out, err := s.attributes(ctx, u)
+		out, err := s.attributes(ctx, u) //nolint:bodyclose // attributes does
 		if err != nil {
 			return source.Object{}, err
 		}
@@ -447,7 +447,7 @@ func notGivenOut(err error) bool {
 func (s *Store) names(ctx context.Context, dir string) ([]entry, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	silence := time.AfterFunc(2*s.timeout, func() { cancel(errSilent) })
-	out, err := s.do(ctx, http.MethodGet, s.url(dir, true), http.Header{"Accept": {"text/html, application/json"}})
+	out, err := s.do(ctx, http.MethodGet, s.url(dir, true), http.Header{"Accept": {"text/html, application/json"}}) //nolint:bodyclose // by page.Close
 	silence.Stop()
 	if err != nil {
 		cancel(nil)
@@ -476,7 +476,7 @@ func (s *Store) Open(ctx context.Context, o source.Object, off, n int64) (io.Rea
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	silence := time.AfterFunc(2*s.timeout, func() { cancel(errSilent) })
-	out, err := s.do(ctx, http.MethodGet, s.url(o.Path, false), header)
+	out, err := s.do(ctx, http.MethodGet, s.url(o.Path, false), header) //nolint:bodyclose // by the Close of what is returned
 	silence.Stop()
 	if err != nil {
 		cancel(nil)

@@ -42,5 +42,5 @@ func Open(ctx context.Context, c source.Config) (source.Store, error) {
 	if scheme == "http" || scheme == "https" {
 		return http.Open(ctx, c)
 	}
-	return nil, fmt.Errorf("open source %s: scheme %q is not supported yet; known are pvc, local, hdfs, http, https, %s: %w", c.MountPoint, scheme, strings.Join(s3Schemes, ", "), source.ErrInvalid)
+	return nil, fmt.Errorf("open source %s: scheme %q is none of pvc, local, hdfs, http, https, %s; sftp, webdav, gcs, azblob and others need the engine cache-rclone: %w", c.MountPoint, scheme, strings.Join(s3Schemes, ", "), source.ErrInvalid)
 }

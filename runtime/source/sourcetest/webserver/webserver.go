@@ -65,7 +65,7 @@ func Start(t *testing.T, kind Kind) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(state) })
+	t.Cleanup(func() { _ = os.RemoveAll(state) })
 	s := &Server{URL: "http://" + address + "/", Dir: filepath.Join(state, "files"), kind: kind, address: address, state: state, began: time.Now().Add(-24 * time.Hour)}
 	if err := os.Mkdir(s.Dir, 0o755); err != nil {
 		t.Fatal(err)
