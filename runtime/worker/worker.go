@@ -41,7 +41,9 @@ type Config struct {
 	Store store.Options
 	// BlockBytes is store.DefaultBlockBytes if 0.
 	BlockBytes int64
-	// SourceReads and PeerReads bound what is read at once, in blocks; 8 each if 0.
+	// SourceReads and PeerReads bound what is read at once, in blocks; 32 and 8
+	// if 0. A source is far away and its bytes go to the disk as they come; a
+	// block of a peer is held in memory whole.
 	SourceReads, PeerReads int
 	// Peers are the times and the TLS of the data plane; its TLS is also that of
 	// the master.
@@ -51,7 +53,10 @@ type Config struct {
 	Logger     *slog.Logger
 }
 
-const defaultReads = 8
+const (
+	defaultSourceReads = 32
+	defaultPeerReads   = 8
+)
 
 // lockWait is how long a worker waits for its predecessor to let go of the
 // directories.
@@ -98,10 +103,10 @@ func New(cfg Config) (_ *Worker, err error) {
 		cfg.Logger = slog.Default()
 	}
 	if cfg.SourceReads <= 0 {
-		cfg.SourceReads = defaultReads
+		cfg.SourceReads = defaultSourceReads
 	}
 	if cfg.PeerReads <= 0 {
-		cfg.PeerReads = defaultReads
+		cfg.PeerReads = defaultPeerReads
 	}
 	w := &Worker{cfg: cfg, log: cfg.Logger, sources: origin.New(cfg.Mounts), client: wire.NewClient(cfg.Peers), report: newReport(),
 		known: make(chan struct{})}
