@@ -151,7 +151,8 @@ func epochs(t *testing.T, s *store.Store, files, epochs int, next func(i int) in
 
 func TestHitsOfAShuffledEpochAreNearTheOptimum(t *testing.T) {
 	const files = 600
-	// Half of the data fits: no policy has more hits than half of what it reads.
+	// Half of the data fits: who does not know the next order cannot hit more than
+	// half of what is read.
 	s := openWith(t, store.Options{Tiers: one(t.TempDir(), files/2*4096)})
 	order := shuffles(files)
 	if got := epochs(t, s, files, 5, order); got < 0.9*0.5 {
