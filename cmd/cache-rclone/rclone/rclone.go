@@ -106,8 +106,9 @@ func Open(ctx context.Context, c source.Config) (*Store, error) {
 func withoutUser(s string) string {
 	scheme, rest, _ := strings.Cut(s, "://")
 	host, tail, _ := strings.Cut(rest, "/")
-	if user, _, ok := strings.Cut(host, ":"); ok && strings.Contains(host, "@") {
-		host = user + host[strings.LastIndexByte(host, '@'):]
+	if i := strings.LastIndexByte(host, '@'); i >= 0 {
+		user, _, _ := strings.Cut(host[:i], ":")
+		host = user + host[i:]
 	}
 	if tail != "" {
 		tail = "/" + tail
@@ -362,6 +363,10 @@ func (p *part) Read(buf []byte) (int, error) {
 		err = io.ErrUnexpectedEOF
 	}
 	if err != nil {
+		// A file that was cut short or replaced ends like a connection that broke.
+		if _, e := p.store.same(p.ctx, p.object); errors.Is(e, source.ErrChanged) {
+			err = e
+		}
 		err = p.store.failed("read", p.object.Path, err)
 	}
 	return n, err
