@@ -60,7 +60,7 @@ func (m *mounted) count(t testing.TB, name, label string) (value int) {
 	for _, f := range families {
 		for _, metric := range f.Metric {
 			if f.GetName() == name && (len(metric.Label) == 0 || metric.Label[0].GetValue() == label) {
-				value += int(metric.Counter.GetValue() + metric.Gauge.GetValue())
+				value += int(metric.Counter.GetValue()+metric.Gauge.GetValue()) + int(metric.Histogram.GetSampleCount())
 			}
 		}
 	}

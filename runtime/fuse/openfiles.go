@@ -82,7 +82,7 @@ type opened struct {
 
 func newOpenFiles(fs FileSystem, dev Device, log *slog.Logger, m *metrics, small bool) *openFiles {
 	return &openFiles{
-		fs: fs, dev: dev, log: log, m: m, small: small, now: time.Now, pins: min(maxPinned, descriptors()/4),
+		fs: fs, dev: dev, log: log, m: m, small: small, now: time.Now, pins: min(maxPinned, descriptors()/2),
 		byNode: map[uint64]*openFile{},
 		pinned: list.New(),
 	}

@@ -218,6 +218,11 @@ func (r *requests) Open(cancel <-chan struct{}, in *gofuse.OpenIn, out *gofuse.O
 	return gofuse.OK
 }
 
+// Flush has nothing to do; ENOSYS tells the kernel never to ask again, for any
+// file (fuse_flush in Linux' fs/fuse/file.c). Files without an OPEN cannot say
+// so each for itself.
+func (r *requests) Flush(<-chan struct{}, *gofuse.FlushIn) gofuse.Status { return gofuse.ENOSYS }
+
 func (r *requests) Release(_ <-chan struct{}, in *gofuse.ReleaseIn) { r.files.release(in.NodeId) }
 
 func (r *requests) Read(cancel <-chan struct{}, in *gofuse.ReadIn, buf []byte) (gofuse.ReadResult, gofuse.Status) {

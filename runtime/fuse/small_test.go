@@ -27,8 +27,13 @@ func TestTheSmallProfileOpensWithoutAsking(t *testing.T) {
 	if opens, reads := m.Opens.Load(), m.Reads.Load(); opens != 2 || reads != 2 {
 		t.Errorf("%d opens and %d reads, want 2 each", opens, reads)
 	}
+	asked := m.count(t, "millrace_fuse_request_seconds", "other")
 	for range 100 {
 		wantBytes(t, m.path("d/one"), []byte("1"))
+	}
+	// A FLUSH for each close would cost as much as the OPEN that is saved.
+	if more := m.count(t, "millrace_fuse_request_seconds", "other") - asked; more > 10 {
+		t.Errorf("%d requests for a warm file that was opened 100 times", more)
 	}
 	if opens, reads := m.Opens.Load(), m.Reads.Load(); opens != 2 || reads != 2 {
 		t.Errorf("%d opens and %d reads of a warm file, want 2 each", opens, reads)
