@@ -80,6 +80,9 @@ func sequential(file string, readers, chunk int) work {
 	}
 }
 
+// randomLimit ends random reads of those who are slow at them.
+const randomLimit = 5 * time.Second
+
 // random reads ranges of chunk bytes at aligned random places.
 func random(file string, readers, chunk, reads int) work {
 	return func() (done, error) {
@@ -95,7 +98,7 @@ func random(file string, readers, chunk, reads int) work {
 			}
 			p := make([]byte, chunk)
 			r := rand.New(rand.NewPCG(uint64(reader), 7))
-			for range reads {
+			for start := time.Now(); ops < int64(reads) && (ops%64 != 0 || time.Since(start) < randomLimit); {
 				n, err := unix.Pread(fd, p, r.Int64N(st.Size/int64(chunk))*int64(chunk))
 				if err != nil {
 					return bytes, ops, fmt.Errorf("read %s: %w", file, err)
