@@ -32,7 +32,6 @@ func TestEveryGroupOfTheBenchSaysSomething(t *testing.T) {
 	}
 	var figures []struct {
 		Name, Unit, Better string
-		Value              float64
 		Target             *float64
 	}
 	if err := json.Unmarshal(data, &figures); err != nil {
@@ -45,7 +44,8 @@ func TestEveryGroupOfTheBenchSaysSomething(t *testing.T) {
 		if f.Target != nil {
 			targets++
 		}
-		if f.Unit == "" || f.Better != "higher" && f.Better != "lower" || f.Value < 0 {
+		// Of next to no data a difference may be anything, also below zero.
+		if f.Unit == "" || f.Better != "higher" && f.Better != "lower" {
 			t.Errorf("%+v is no figure", f)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"os/signal"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -30,7 +31,26 @@ func Isolate() (code int, outside bool, err error) {
 	cmd.Env = append(os.Environ(), inside+"=1")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL}
-	err = cmd.Run()
+	if err := cmd.Start(); err != nil {
+		return 1, true, err
+	}
+	// What ends this process is for the other, which cleans up.
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(signals)
+	over := make(chan struct{})
+	defer close(over)
+	go func() {
+		for {
+			select {
+			case <-signals:
+				_ = cmd.Process.Signal(syscall.SIGTERM)
+			case <-over:
+				return
+			}
+		}
+	}()
+	err = cmd.Wait()
 	var ended *exec.ExitError
 	if errors.As(err, &ended) {
 		return max(1, ended.ExitCode()), true, nil
