@@ -94,7 +94,7 @@ func (b *Bench) newCache(ctx context.Context, name string, c cacheConfig) (_ *ca
 		}
 		out.workers = append(out.workers, w)
 	}
-	return out, until("the cache's workers", time.Minute, func() (bool, error) {
+	return out, until(ctx, "the cache's workers", time.Minute, func() (bool, error) {
 		if err := out.up(); err != nil {
 			return true, err
 		}
@@ -148,7 +148,7 @@ func (c *cache) mount(ctx context.Context, worker int) (string, error) {
 		return "", err
 	}
 	c.clients = append(c.clients, p)
-	err = until("the mount", time.Minute, func() (bool, error) {
+	err = until(ctx, "the mount", time.Minute, func() (bool, error) {
 		var st unix.Statfs_t
 		if err := p.up(); err != nil {
 			return true, err

@@ -1,6 +1,8 @@
 package bench
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -86,16 +88,22 @@ func once(name, unit string, value float64, target *float64, better, note string
 	return Figure{Name: name, Value: value, Unit: unit, Target: target, Better: better, Note: note}
 }
 
-// until waits for ok, which is looked at often.
-func until(what string, limit time.Duration, ok func() (bool, error)) error {
-	for deadline := time.Now().Add(limit); ; {
+// until looks for ok often, up to a limit or until ctx ends: what it waits for
+// is another program, which tells nobody.
+func until(ctx context.Context, what string, limit time.Duration, ok func() (bool, error)) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	again := time.NewTicker(20 * time.Millisecond)
+	defer again.Stop()
+	for {
 		good, err := ok()
 		if good {
-			return nil
+			return err
 		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("wait for %s: not after %s: %w", what, limit, err)
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for %s: %w", what, errors.Join(ctx.Err(), err))
 		}
-		time.Sleep(20 * time.Millisecond)
 	}
 }

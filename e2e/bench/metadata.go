@@ -11,7 +11,7 @@ import (
 // the cache began.
 func (c *cache) listed(ctx context.Context, files int) (took time.Duration, err error) {
 	began := time.Now()
-	err = until("the walk of the source", 10*time.Minute, func() (bool, error) {
+	err = until(ctx, "the walk of the source", 10*time.Minute, func() (bool, error) {
 		if err := c.up(); err != nil {
 			return true, err
 		}

@@ -52,7 +52,7 @@ func (b *Bench) newObjectStore(ctx context.Context) (*objectStore, error) {
 		Credentials:                credentials.NewStaticCredentialsProvider(accessKey, secretKey, ""),
 		RequestChecksumCalculation: aws.RequestChecksumCalculationWhenRequired, ResponseChecksumValidation: aws.ResponseChecksumValidationWhenRequired,
 	})
-	return s, until("the S3 server", 30*time.Second, func() (bool, error) {
+	return s, until(ctx, "the S3 server", 30*time.Second, func() (bool, error) {
 		if err := p.up(); err != nil {
 			return true, err
 		}

@@ -210,8 +210,8 @@ func (b *Bench) measurePeer(ctx context.Context, p peer, s *objectStore, size in
 func (b *Bench) peerRuns() int { return b.Runs/2 + 1 }
 
 // served waits until a bucket's objects show below root.
-func served(root string, p *process) error {
-	return until("the mount of "+p.name, 90*time.Second, func() (bool, error) {
+func served(ctx context.Context, root string, p *process) error {
+	return until(ctx, "the mount of "+p.name, 90*time.Second, func() (bool, error) {
 		if err := p.up(); err != nil {
 			return true, err
 		}
@@ -272,7 +272,7 @@ func directories(dir string) (mnt, cache string, err error) {
 
 // mountRclone uses its second mount, which is the faster one, with the VFS
 // cache in full.
-func mountRclone(_ context.Context, b *Bench, s *objectStore, dir string) (*mounted, error) {
+func mountRclone(ctx context.Context, b *Bench, s *objectStore, dir string) (*mounted, error) {
 	program, err := b.program("rclone")
 	if err != nil {
 		return nil, err
@@ -291,14 +291,14 @@ func mountRclone(_ context.Context, b *Bench, s *objectStore, dir string) (*moun
 		return nil, err
 	}
 	m := &mounted{mnt, []*process{p}, ending(mnt, p)}
-	if err := served(mnt, p); err != nil {
+	if err := served(ctx, mnt, p); err != nil {
 		m.close()
 		return nil, err
 	}
 	return m, nil
 }
 
-func mountS3FS(_ context.Context, b *Bench, s *objectStore, dir string) (*mounted, error) {
+func mountS3FS(ctx context.Context, b *Bench, s *objectStore, dir string) (*mounted, error) {
 	program, err := b.program("s3fs")
 	if err != nil {
 		return nil, err
@@ -319,7 +319,7 @@ func mountS3FS(_ context.Context, b *Bench, s *objectStore, dir string) (*mounte
 		return nil, err
 	}
 	m := &mounted{mnt, []*process{p}, ending(mnt, p)}
-	if err := served(mnt, p); err != nil {
+	if err := served(ctx, mnt, p); err != nil {
 		m.close()
 		return nil, err
 	}
@@ -352,7 +352,7 @@ func mountJuiceFS(ctx context.Context, b *Bench, s *objectStore, dir string) (_ 
 			m.close()
 		}
 	}()
-	err = until("redis", 30*time.Second, func() (bool, error) {
+	err = until(ctx, "redis", 30*time.Second, func() (bool, error) {
 		_, err := os.Stat(socket)
 		return err == nil, err
 	})
@@ -373,7 +373,7 @@ func mountJuiceFS(ctx context.Context, b *Bench, s *objectStore, dir string) (_ 
 		if err != nil {
 			return nil, err
 		}
-		return p, until("the mount of juicefs", time.Minute, func() (bool, error) {
+		return p, until(ctx, "the mount of juicefs", time.Minute, func() (bool, error) {
 			var st unix.Statfs_t
 			return unix.Statfs(mnt, &st) == nil && st.Type == unix.FUSE_SUPER_MAGIC, p.up()
 		})
@@ -497,7 +497,7 @@ func mountAlluxio(ctx context.Context, b *Bench, s *objectStore, dir string) (_ 
 		m.processes = append(m.processes, p)
 	}
 	shell := func(limit time.Duration, words ...string) error {
-		return until("alluxio fs "+words[0], limit, func() (bool, error) {
+		return until(ctx, "alluxio fs "+words[0], limit, func() (bool, error) {
 			_, err := call(ctx, nil, java, args("512m", "alluxio.cli.fs.FileSystemShell", words...)...)
 			return err == nil, err
 		})
@@ -510,5 +510,5 @@ func mountAlluxio(ctx context.Context, b *Bench, s *objectStore, dir string) (_ 
 		return nil, err
 	}
 	m.processes = append(m.processes, p)
-	return m, served(mnt, p)
+	return m, served(ctx, mnt, p)
 }

@@ -37,7 +37,7 @@ func remote(ctx context.Context, b *Bench) error {
 	if err != nil {
 		return err
 	}
-	raw, stop, err := b.rawServer(plain)
+	raw, stop, err := b.rawServer(ctx, plain)
 	if err != nil {
 		return err
 	}
@@ -135,7 +135,7 @@ const rawEnv = "MILLRACE_BENCH_RAW"
 
 // rawServer serves ranges of a file by nothing but sendfile, in a process of
 // its own as a worker is, and reads them over one connection.
-func (b *Bench) rawServer(file string) (work, func(), error) {
+func (b *Bench) rawServer(ctx context.Context, file string) (work, func(), error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, nil, err
@@ -156,7 +156,7 @@ func (b *Bench) rawServer(file string) (work, func(), error) {
 		_ = cmd.Wait()
 	}
 	var conn net.Conn
-	err = until("the raw server", 10*time.Second, func() (bool, error) {
+	err = until(ctx, "the raw server", 10*time.Second, func() (bool, error) {
 		var err error
 		conn, err = net.Dial("tcp", address)
 		return err == nil, err
