@@ -20,13 +20,8 @@ import (
 	"github.com/millrace/millrace/runtime/fuse"
 )
 
-// Mount mounts fs at a new directory for as long as the test runs.
-func Mount(t testing.TB, fs fuse.FileSystem) (dir string, server *fuse.Server) {
-	t.Helper()
-	return MountWith(t, fs, fuse.Options{})
-}
-
-// MountWith is Mount with options; Dir and Logger are filled in if need be.
+// MountWith mounts fs at a new directory for as long as the test runs. Dir and
+// Logger are filled in if need be.
 func MountWith(t testing.TB, fs fuse.FileSystem, o fuse.Options) (dir string, server *fuse.Server) {
 	t.Helper()
 	if o.Dir == "" {
