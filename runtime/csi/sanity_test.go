@@ -38,11 +38,13 @@ func TestSanity(t *testing.T) {
 	}()
 
 	config := sanity.NewTestConfig()
-	config.Address = "unix://" + s.socket()
-	config.ControllerAddress = "unix://" + controller
 	config.TargetPath = filepath.Join(s.kubeletDir, "sanity-target")
 	config.StagingPath = filepath.Join(s.kubeletDir, "sanity-staging")
 	suite := sanity.GinkgoTest(&config)
+	// The suite is given connections and no addresses: its own way to connect
+	// waits a minute for a change of state, in vain where the connection was
+	// ready before it looked.
+	suite.Conn, suite.ControllerConn = dial(t, s.socket()), dial(t, controller)
 	defer suite.Finalize()
 	gomega.RegisterFailHandler(ginkgo.Fail)
 	run, report := ginkgo.GinkgoConfiguration()

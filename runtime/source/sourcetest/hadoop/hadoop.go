@@ -213,7 +213,17 @@ func (c *Cluster) Await(ctx context.Context) error {
 				return err
 			}
 		}
-		return c.As(Superuser, func(client *hdfs.Client) error { return client.MkdirAll("/tmp", 0o777) })
+		// A NameNode in safe mode takes no writes, but says that a directory
+		// which is there already was made: so a new one each time.
+		return c.As(Superuser, func(client *hdfs.Client) error {
+			if err := client.MkdirAll("/tmp", 0o777); err != nil {
+				return err
+			}
+			if err := client.RemoveAll("/tmp/await"); err != nil {
+				return err
+			}
+			return client.Mkdir("/tmp/await", 0o777)
+		})
 	})
 }
 
