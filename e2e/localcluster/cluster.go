@@ -157,6 +157,9 @@ func (c *Cluster) Kubeconfig() string { return c.cfg.Kubeconfig }
 // Nodes are the names of the nodes.
 func (c *Cluster) Nodes() []string { return append([]string(nil), c.state.Nodes...) }
 
+// Gateway is the address of this machine that nodes and pods reach.
+func (c *Cluster) Gateway() string { return c.plan.gateway() }
+
 func (c *Cluster) openNetwork(ctx context.Context) error {
 	p, err := claim(ctx, func(p plan) error {
 		c.state.Index = p.index

@@ -1,4 +1,4 @@
-// Package hadoop runs a real HDFS on loopback, NameNodes and DataNodes as
+// Package hadoop runs a real HDFS on this machine, NameNodes and DataNodes as
 // processes of their own, for tests and measurements. It needs Java; the jars
 // are fetched by hack/tools/hadoop.sh.
 package hadoop
@@ -45,6 +45,9 @@ type Options struct {
 	HighAvailability bool
 	// Heap of each process in MiB; 256 where it is 0.
 	Heap int
+	// Host is the address of this machine that all listen on; loopback where it
+	// is empty.
+	Host string
 	// Properties are added to hdfs-site.xml.
 	Properties map[string]string
 }
@@ -63,12 +66,12 @@ type Cluster struct {
 // takes writes. Close ends it; it also ends with the process that started it.
 func Start(ctx context.Context, dir string, o Options) (_ *Cluster, err error) {
 	o.DataNodes, o.Replication, o.Heap = cmp.Or(o.DataNodes, 3), cmp.Or(o.Replication, 2), cmp.Or(o.Heap, 256)
-	o.BlockSize = cmp.Or(o.BlockSize, 1<<20)
+	o.BlockSize, o.Host = cmp.Or(o.BlockSize, 1<<20), cmp.Or(o.Host, "127.0.0.1")
 	if err := fetch(ctx); err != nil {
 		return nil, err
 	}
 	c := &Cluster{dir: dir, o: o, nodes: map[string]*exec.Cmd{}}
-	if c.ports, err = freePorts(4 + o.DataNodes); err != nil {
+	if c.ports, err = freePorts(o.Host, 4+o.DataNodes); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -141,10 +144,10 @@ func (c *Cluster) Active() int { return c.active }
 func (c *Cluster) Standby() string { return c.NameNodeAddress(1 - c.active) }
 
 // NameNodeAddress is host:port of NameNode i.
-func (c *Cluster) NameNodeAddress(i int) string { return local(c.ports[2*i]) }
+func (c *Cluster) NameNodeAddress(i int) string { return c.local(c.ports[2*i]) }
 
 // DataNodeAddress is where DataNode i gives blocks.
-func (c *Cluster) DataNodeAddress(i int) string { return local(c.ports[4+i]) }
+func (c *Cluster) DataNodeAddress(i int) string { return c.local(c.ports[4+i]) }
 
 // URL is the mount point of a path.
 func (c *Cluster) URL(p string) string { return "hdfs://" + c.Address() + "/" + strings.Trim(p, "/") }
@@ -369,24 +372,26 @@ func (c *Cluster) configure(node string, more map[string]string) error {
 		"hadoop.security.group.mapping": "org.apache.hadoop.security.NullGroupsMapping",
 	}
 	site := map[string]string{
-		"dfs.replication":                           strconv.Itoa(c.o.Replication),
-		"dfs.blocksize":                             strconv.FormatInt(c.o.BlockSize, 10),
-		"dfs.namenode.fs-limits.min-block-size":     "1024",
-		"dfs.namenode.name.dir":                     "file://" + filepath.Join(c.dir, node, "name"),
-		"dfs.namenode.rpc-address":                  c.Address(),
-		"dfs.namenode.http-address":                 local(c.ports[1]),
-		"dfs.namenode.safemode.min.datanodes":       strconv.Itoa(c.o.DataNodes),
-		"dfs.namenode.safemode.extension":           "0",
-		"dfs.namenode.edits.noeditlogchannelflush":  "true",
-		"dfs.heartbeat.interval":                    "1",
-		"dfs.namenode.heartbeat.recheck-interval":   "5000",
-		"dfs.permissions.enabled":                   "true",
-		"dfs.datanode.http.address":                 local(0),
-		"dfs.datanode.ipc.address":                  local(0),
-		"dfs.blockreport.initialDelay":              "0",
-		"dfs.datanode.du.reserved":                  "0",
-		"dfs.datanode.directoryscan.interval":       "-1",
-		"dfs.block.scanner.volume.bytes.per.second": "0",
+		"dfs.replication":                          strconv.Itoa(c.o.Replication),
+		"dfs.blocksize":                            strconv.FormatInt(c.o.BlockSize, 10),
+		"dfs.namenode.fs-limits.min-block-size":    "1024",
+		"dfs.namenode.name.dir":                    "file://" + filepath.Join(c.dir, node, "name"),
+		"dfs.namenode.rpc-address":                 c.Address(),
+		"dfs.namenode.http-address":                c.local(c.ports[1]),
+		"dfs.namenode.safemode.min.datanodes":      strconv.Itoa(c.o.DataNodes),
+		"dfs.namenode.safemode.extension":          "0",
+		"dfs.namenode.edits.noeditlogchannelflush": "true",
+		"dfs.heartbeat.interval":                   "1",
+		"dfs.namenode.heartbeat.recheck-interval":  "5000",
+		"dfs.permissions.enabled":                  "true",
+		"dfs.datanode.http.address":                c.local(0),
+		"dfs.datanode.ipc.address":                 c.local(0),
+		"dfs.blockreport.initialDelay":             "0",
+		// Addresses of a bridge have no names.
+		"dfs.namenode.datanode.registration.ip-hostname-check": "false",
+		"dfs.datanode.du.reserved":                             "0",
+		"dfs.datanode.directoryscan.interval":                  "-1",
+		"dfs.block.scanner.volume.bytes.per.second":            "0",
 	}
 	if c.o.HighAvailability {
 		core["fs.defaultFS"] = "hdfs://" + Nameservice
@@ -400,7 +405,7 @@ func (c *Cluster) configure(node string, more map[string]string) error {
 		site["dfs.client.failover.proxy.provider."+Nameservice] = "org.apache.hadoop.hdfs.server.namenode.ha.ConfiguredFailoverProxyProvider"
 		for i := range 2 {
 			site["dfs.namenode.rpc-address."+Nameservice+"."+nameNode(i)] = c.NameNodeAddress(i)
-			site["dfs.namenode.http-address."+Nameservice+"."+nameNode(i)] = local(c.ports[2*i+1])
+			site["dfs.namenode.http-address."+Nameservice+"."+nameNode(i)] = c.local(c.ports[2*i+1])
 		}
 		if strings.HasPrefix(node, "nn") {
 			site["dfs.ha.namenode.id"] = node
@@ -460,13 +465,13 @@ func nameNode(i int) string { return "nn" + strconv.Itoa(i) }
 
 func dataNode(i int) string { return "dn" + strconv.Itoa(i) }
 
-func local(port int) string { return "127.0.0.1:" + strconv.Itoa(port) }
+func (c *Cluster) local(port int) string { return net.JoinHostPort(c.o.Host, strconv.Itoa(port)) }
 
 // freePorts finds ports that nobody listens on.
-func freePorts(n int) ([]int, error) {
+func freePorts(host string, n int) ([]int, error) {
 	var ports []int
 	for range n {
-		l, err := net.Listen("tcp", local(0))
+		l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
 		if err != nil {
 			return nil, err
 		}

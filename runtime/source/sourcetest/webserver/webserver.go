@@ -1,4 +1,4 @@
-// Package webserver runs real web servers on loopback: Apache, nginx, Caddy and
+// Package webserver runs real web servers on this machine: Apache, nginx, Caddy and
 // Python's. Each serves a directory of files with the listings that it makes.
 package webserver
 
@@ -52,10 +52,16 @@ type Server struct {
 	log      *os.File
 }
 
-// Start runs a server over an empty directory.
+// Start runs a server over an empty directory, on loopback.
 func Start(t *testing.T, kind Kind) *Server {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	return StartAt(t, "127.0.0.1", kind)
+}
+
+// StartAt is Start on an address of this machine that others reach.
+func StartAt(t *testing.T, host string, kind Kind) *Server {
+	t.Helper()
+	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
 	if err != nil {
 		t.Fatal(err)
 	}
