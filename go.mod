@@ -2,6 +2,9 @@ module github.com/millrace/millrace
 
 go 1.26
 
+// What is built, and the roots of the nodes of a local cluster.
+ignore ./out
+
 require (
 	github.com/aws/aws-sdk-go-v2 v1.47.6
 	github.com/aws/aws-sdk-go-v2/config v1.33.14
