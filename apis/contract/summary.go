@@ -14,11 +14,33 @@ const (
 	// looked at again, now, and the answer comes when that is done, with the name
 	// of the snapshot then: {"snapshot":"…"}.
 	PathRevalidate = "/v1/revalidate"
+	// PathPin, PathUnpin and PathFree answer POST, with ?path=/train and more
+	// paths, at least one: files, directories, or patterns such as /train/*.tar.
+	// They do so to what the workers have of these now, and answer with a
+	// KeepSummary when that is done. What is pinned is not evicted, also after a
+	// restart of its worker; what comes into the cache later is not pinned. Free
+	// drops all but what is pinned. They may be asked again.
+	PathPin   = "/v1/pin"
+	PathUnpin = "/v1/unpin"
+	PathFree  = "/v1/free"
 	// PathHealthy answers GET with 200 when the process serves.
 	PathHealthy = "/healthz"
 	// PathMetrics serves Prometheus metrics.
 	PathMetrics = "/metrics"
 )
+
+// KeepSummary is what was pinned, unpinned or freed.
+type KeepSummary struct {
+	// Files are those that the paths name, Bytes what they have at the source.
+	Files int64 `json:"files"`
+	Bytes int64 `json:"bytes"`
+	// CachedFiles had something in the cache with which it was done, CachedBytes
+	// on the disks of all workers.
+	CachedFiles int64 `json:"cachedFiles"`
+	CachedBytes int64 `json:"cachedBytes"`
+	// PinnedFiles were not freed because they are pinned.
+	PinnedFiles int64 `json:"pinnedFiles,omitempty"`
+}
 
 // Summary is what the native engine tells the controllers of itself. Sizes are
 // bytes.

@@ -113,6 +113,7 @@ func (m *Master) join(hello *wirepb.Hello, cancel context.CancelFunc) (*worker, 
 		m.membersChanged()
 	}
 	m.lostTasks(member.GetName())
+	m.lostAnswers(member.GetName())
 	m.bumpLocked()
 	m.mu.Unlock()
 	m.ledger.beginSync(&w.holder)
@@ -131,6 +132,7 @@ func (m *Master) leave(w *worker, s *session) {
 	name := w.member.GetName()
 	w.session = nil
 	m.lostTasks(name)
+	m.lostAnswers(name)
 	m.log.Info("worker's stream ended", "worker", name)
 	if m.ctx.Err() != nil {
 		return
@@ -174,6 +176,8 @@ func (m *Master) hear(stream wirepb.Master_AttachServer, w *worker, s *session) 
 			m.hold(w, r.Holdings)
 		case *wirepb.WorkerReport_Done:
 			m.taskDone(w, r.Done)
+		case *wirepb.WorkerReport_Kept:
+			m.answered(w, r.Kept)
 		case *wirepb.WorkerReport_Usage:
 			m.mu.Lock()
 			if w.usage.GetCapacityBytes() != r.Usage.GetCapacityBytes() && r.Usage.GetCapacityBytes() > 0 {

@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -71,11 +72,14 @@ func newCache(t *testing.T, workers int, dirs map[string]string) *cache {
 	return c
 }
 
-func (c *cache) startWorker(i int) {
+func (c *cache) startWorker(i int) { c.workerAt(i, c.t.TempDir()) }
+
+// workerAt runs a worker over a directory until the test or stop ends it.
+func (c *cache) workerAt(i int, dir string) (stop func()) {
 	c.t.Helper()
 	w, err := worker.New(worker.Config{
 		Name: fmt.Sprintf("w%d", i), Node: fmt.Sprintf("n%d", i), Listen: "127.0.0.1:0", Socket: c.socket(i), Master: c.address, Mounts: c.mounts,
-		Tiers: []store.Tier{{Medium: "SSD", Dirs: []store.Dir{{Path: c.t.TempDir(), QuotaBytes: 1 << 30}}, High: 0.95, Low: 0.7}},
+		Tiers: []store.Tier{{Medium: "SSD", Dirs: []store.Dir{{Path: dir, QuotaBytes: 1 << 30}}, High: 0.95, Low: 0.7}},
 	})
 	if err != nil {
 		c.t.Fatal(err)
@@ -83,12 +87,14 @@ func (c *cache) startWorker(i int) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- w.Run(ctx) }()
-	c.t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-ended; err != nil {
 			c.t.Errorf("worker %d: %v", i, err)
 		}
 	})
+	c.t.Cleanup(stop)
+	return stop
 }
 
 func (c *cache) socket(i int) string {

@@ -28,6 +28,12 @@ func (m *Master) Handler(metrics http.Handler) http.Handler {
 		w.WriteHeader(http.StatusAccepted)
 	})
 	mux.HandleFunc("POST "+contract.PathRevalidate, m.serveRevalidate)
+	for path, action := range map[string]wirepb.KeepAction{
+		contract.PathPin: wirepb.KeepAction_KEEP_ACTION_PIN, contract.PathUnpin: wirepb.KeepAction_KEEP_ACTION_UNPIN,
+		contract.PathFree: wirepb.KeepAction_KEEP_ACTION_FREE,
+	} {
+		mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) { m.serveKeep(w, r, action) })
+	}
 	mux.HandleFunc("GET "+contract.PathHealthy, func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = w.Write([]byte("ok\n"))
 	})
@@ -46,6 +52,33 @@ func (m *Master) serveRevalidate(w http.ResponseWriter, r *http.Request) {
 	default:
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(map[string]string{"snapshot": namespace.RecordOf(reply.GetSnapshot()).String()})
+	}
+}
+
+// serveKeep answers when all workers have done it.
+func (m *Master) serveKeep(w http.ResponseWriter, r *http.Request, action wirepb.KeepAction) {
+	reply, err := m.Keep(r.Context(), &wirepb.KeepRequest{Action: action, Paths: r.URL.Query()["path"]})
+	if err != nil {
+		http.Error(w, status.Convert(err).Message(), httpCode(status.Code(err)))
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(keepSummary(reply))
+}
+
+// httpCode is what a client of HTTP is told: below 500 another try is vain.
+func httpCode(c codes.Code) int {
+	switch c {
+	case codes.NotFound:
+		return http.StatusNotFound
+	case codes.InvalidArgument:
+		return http.StatusBadRequest
+	case codes.FailedPrecondition:
+		return http.StatusConflict
+	case codes.PermissionDenied:
+		return http.StatusForbidden
+	default:
+		return http.StatusBadGateway
 	}
 }
 

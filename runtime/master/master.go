@@ -78,6 +78,7 @@ type Master struct {
 	watchers map[*watcher]struct{}
 	jobs     map[string]*job
 	taskOf   map[uint64]*job // whose task it is
+	asked    map[uint64]asked
 	epoch    int64
 	retired  bool
 	settled  bool // placement has begun
@@ -99,7 +100,7 @@ func New(opts Options) (*Master, error) {
 	m := &Master{
 		opts: opts, log: opts.Logger, ledger: newLedger(opts.BlockBytes),
 		changed: make(chan struct{}), workers: map[string]*worker{},
-		watchers: map[*watcher]struct{}{}, jobs: map[string]*job{}, taskOf: map[uint64]*job{},
+		watchers: map[*watcher]struct{}{}, jobs: map[string]*job{}, taskOf: map[uint64]*job{}, asked: map[uint64]asked{},
 	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	save := ""

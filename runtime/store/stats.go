@@ -13,11 +13,12 @@ const (
 	ReasonReplaced Reason = "replaced" // the source has another version, or the cache is emptied
 	ReasonCorrupt  Reason = "corrupt"  // its bytes are not what was stored
 	ReasonDemoted  Reason = "demoted"  // it moved to a slower tier
+	ReasonFreed    Reason = "freed"    // somebody asked for it
 )
 
 // Reasons lists them all.
 func Reasons() []Reason {
-	return []Reason{ReasonQuota, ReasonGuest, ReasonTTL, ReasonReplaced, ReasonCorrupt, ReasonDemoted}
+	return []Reason{ReasonQuota, ReasonGuest, ReasonTTL, ReasonReplaced, ReasonCorrupt, ReasonDemoted, ReasonFreed}
 }
 
 // Stats counts what the store did since it was opened.
@@ -42,36 +43,4 @@ func (s *Store) Stats() Stats {
 	out := s.stats
 	out.Evicted = maps.Clone(s.stats.Evicted)
 	return out
-}
-
-// Pin keeps a file from every eviction, also after a restart, until Unpin. Drop
-// still drops it: its version is gone. False if it is not there.
-func (s *Store) Pin(key Key) bool { return s.setPinned(key, true) }
-
-// Unpin ends Pin. False if the file is not there.
-func (s *Store) Unpin(key Key) bool { return s.setPinned(key, false) }
-
-func (s *Store) setPinned(key Key, pinned bool) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	e := s.files[key]
-	if e == nil || e.pinned == pinned {
-		return e != nil
-	}
-	s.unsetIdle(e)
-	e.pinned, e.doomed = pinned, false
-	if e.leases == 0 {
-		s.setIdle(e)
-	}
-	e.dir.forgo(e)
-	e.dir.consider(e)
-	if pinned {
-		s.stats.Pinned++
-	} else {
-		s.stats.Pinned--
-	}
-	if err := e.dir.journal.append(recordFile, e.flags(), key, uint64(e.size), uint64(e.blockBytes)); err != nil {
-		s.log.Warn("record whether a cached file is pinned", "key", key, "err", err)
-	}
-	return true
 }

@@ -24,6 +24,9 @@ const DefaultBlockBytes = 4 << 20
 // Key names a cached file: 32 hex digits that stand for one version of one object.
 type Key string
 
+// KeyOf is a key of 16 bytes as text.
+func KeyOf(raw [16]byte) Key { return rawKey(raw).key() }
+
 func (k Key) valid() bool {
 	if len(k) != 32 {
 		return false

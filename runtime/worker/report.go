@@ -14,7 +14,7 @@ type report struct {
 
 	mu      sync.Mutex
 	dirty   map[store.Key]struct{}
-	done    []*wirepb.TaskDone
+	done    []*wirepb.WorkerReport // answers, which the holdings go before
 	retired bool
 	reads   tally
 }
@@ -31,7 +31,14 @@ func (r *report) changed(key store.Key) {
 
 func (r *report) taskDone(d *wirepb.TaskDone) {
 	r.mu.Lock()
-	r.done = append(r.done, d)
+	r.done = append(r.done, &wirepb.WorkerReport{Report: &wirepb.WorkerReport_Done{Done: d}})
+	r.mu.Unlock()
+	r.wake()
+}
+
+func (r *report) kept(k *wirepb.Kept) {
+	r.mu.Lock()
+	r.done = append(r.done, &wirepb.WorkerReport{Report: &wirepb.WorkerReport_Kept{Kept: k}})
 	r.mu.Unlock()
 	r.wake()
 }
@@ -59,7 +66,7 @@ func (r *report) gave(t tally) {
 }
 
 // reset forgets what a new session will be told anyway: all holdings are sent,
-// and the master gives tasks anew.
+// and the master gives tasks anew and asks for nothing of a former session.
 func (r *report) reset() {
 	r.mu.Lock()
 	clear(r.dirty)
@@ -68,7 +75,7 @@ func (r *report) reset() {
 }
 
 // take gives what there is to tell.
-func (r *report) take() (dirty map[store.Key]struct{}, done []*wirepb.TaskDone, retired bool) {
+func (r *report) take() (dirty map[store.Key]struct{}, done []*wirepb.WorkerReport, retired bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	dirty, done, retired = r.dirty, r.done, r.retired

@@ -114,7 +114,7 @@ func (s *session) hello() error {
 	return s.usage()
 }
 
-// changes tells what changed; holdings go before the tasks that brought them.
+// changes tells what changed; holdings go before the answers that tell of them.
 func (s *session) changes() error {
 	dirty, done, retired := s.w.report.take()
 	b := batch{stream: s.stream}
@@ -127,7 +127,7 @@ func (s *session) changes() error {
 		return err
 	}
 	for _, d := range done {
-		if err := s.stream.Send(&wirepb.WorkerReport{Report: &wirepb.WorkerReport_Done{Done: d}}); err != nil {
+		if err := s.stream.Send(d); err != nil {
 			return err
 		}
 	}
@@ -212,6 +212,8 @@ func (s *session) hear(ctx context.Context, running *sync.WaitGroup) error {
 			for _, key := range o.Forget.GetKeys() {
 				s.w.store.Drop(store.Key(key))
 			}
+		case *wirepb.WorkerOrder_Keep:
+			running.Go(func() { s.w.report.kept(s.w.keep(ctx, o.Keep)) })
 		case *wirepb.WorkerOrder_Retire:
 			s.w.dropAll()
 			s.w.report.hasRetired()

@@ -89,6 +89,59 @@ func (Status) EnumDescriptor() ([]byte, []int) {
 	return file_wire_proto_rawDescGZIP(), []int{0}
 }
 
+// KeepAction is what becomes of cached files.
+type KeepAction int32
+
+const (
+	KeepAction_KEEP_ACTION_UNSPECIFIED KeepAction = 0
+	KeepAction_KEEP_ACTION_PIN         KeepAction = 1 // no eviction takes them, also after a restart
+	KeepAction_KEEP_ACTION_UNPIN       KeepAction = 2
+	KeepAction_KEEP_ACTION_FREE        KeepAction = 3 // they go, unless they are pinned
+)
+
+// Enum value maps for KeepAction.
+var (
+	KeepAction_name = map[int32]string{
+		0: "KEEP_ACTION_UNSPECIFIED",
+		1: "KEEP_ACTION_PIN",
+		2: "KEEP_ACTION_UNPIN",
+		3: "KEEP_ACTION_FREE",
+	}
+	KeepAction_value = map[string]int32{
+		"KEEP_ACTION_UNSPECIFIED": 0,
+		"KEEP_ACTION_PIN":         1,
+		"KEEP_ACTION_UNPIN":       2,
+		"KEEP_ACTION_FREE":        3,
+	}
+)
+
+func (x KeepAction) Enum() *KeepAction {
+	p := new(KeepAction)
+	*p = x
+	return p
+}
+
+func (x KeepAction) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (KeepAction) Descriptor() protoreflect.EnumDescriptor {
+	return file_wire_proto_enumTypes[1].Descriptor()
+}
+
+func (KeepAction) Type() protoreflect.EnumType {
+	return &file_wire_proto_enumTypes[1]
+}
+
+func (x KeepAction) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use KeepAction.Descriptor instead.
+func (KeepAction) EnumDescriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{1}
+}
+
 // Entry is a file, directory or link of the dataset.
 type Entry struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1208,6 +1261,7 @@ type WorkerReport struct {
 	//	*WorkerReport_Usage
 	//	*WorkerReport_Reads
 	//	*WorkerReport_Retired
+	//	*WorkerReport_Kept
 	Report        isWorkerReport_Report `protobuf_oneof:"report"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1304,6 +1358,15 @@ func (x *WorkerReport) GetRetired() *Retired {
 	return nil
 }
 
+func (x *WorkerReport) GetKept() *Kept {
+	if x != nil {
+		if x, ok := x.Report.(*WorkerReport_Kept); ok {
+			return x.Kept
+		}
+	}
+	return nil
+}
+
 type isWorkerReport_Report interface {
 	isWorkerReport_Report()
 }
@@ -1332,6 +1395,10 @@ type WorkerReport_Retired struct {
 	Retired *Retired `protobuf:"bytes,6,opt,name=retired,proto3,oneof"`
 }
 
+type WorkerReport_Kept struct {
+	Kept *Kept `protobuf:"bytes,7,opt,name=kept,proto3,oneof"`
+}
+
 func (*WorkerReport_Hello) isWorkerReport_Report() {}
 
 func (*WorkerReport_Holdings) isWorkerReport_Report() {}
@@ -1343,6 +1410,8 @@ func (*WorkerReport_Usage) isWorkerReport_Report() {}
 func (*WorkerReport_Reads) isWorkerReport_Report() {}
 
 func (*WorkerReport_Retired) isWorkerReport_Report() {}
+
+func (*WorkerReport_Kept) isWorkerReport_Report() {}
 
 type Retired struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1690,6 +1759,7 @@ type WorkerOrder struct {
 	//	*WorkerOrder_Retire
 	//	*WorkerOrder_Cancel
 	//	*WorkerOrder_Forget
+	//	*WorkerOrder_Keep
 	Order         isWorkerOrder_Order `protobuf_oneof:"order"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1768,6 +1838,15 @@ func (x *WorkerOrder) GetForget() *Forget {
 	return nil
 }
 
+func (x *WorkerOrder) GetKeep() *Keep {
+	if x != nil {
+		if x, ok := x.Order.(*WorkerOrder_Keep); ok {
+			return x.Keep
+		}
+	}
+	return nil
+}
+
 type isWorkerOrder_Order interface {
 	isWorkerOrder_Order()
 }
@@ -1788,6 +1867,10 @@ type WorkerOrder_Forget struct {
 	Forget *Forget `protobuf:"bytes,4,opt,name=forget,proto3,oneof"`
 }
 
+type WorkerOrder_Keep struct {
+	Keep *Keep `protobuf:"bytes,5,opt,name=keep,proto3,oneof"`
+}
+
 func (*WorkerOrder_Task) isWorkerOrder_Order() {}
 
 func (*WorkerOrder_Retire) isWorkerOrder_Order() {}
@@ -1795,6 +1878,8 @@ func (*WorkerOrder_Retire) isWorkerOrder_Order() {}
 func (*WorkerOrder_Cancel) isWorkerOrder_Order() {}
 
 func (*WorkerOrder_Forget) isWorkerOrder_Order() {}
+
+func (*WorkerOrder_Keep) isWorkerOrder_Order() {}
 
 // Task: bring this range of an object into the cache of the worker, as its owner.
 type Task struct {
@@ -2059,6 +2144,267 @@ func (x *Forget) GetKeys() []string {
 	return nil
 }
 
+// Keep orders a worker to do that to the files that it has of these.
+type Keep struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Action        KeepAction             `protobuf:"varint,2,opt,name=action,proto3,enum=millrace.wire.v1.KeepAction" json:"action,omitempty"`
+	Keys          []byte                 `protobuf:"bytes,3,opt,name=keys,proto3" json:"keys,omitempty"` // 16 bytes each
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Keep) Reset() {
+	*x = Keep{}
+	mi := &file_wire_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Keep) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Keep) ProtoMessage() {}
+
+func (x *Keep) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Keep.ProtoReflect.Descriptor instead.
+func (*Keep) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *Keep) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Keep) GetAction() KeepAction {
+	if x != nil {
+		return x.Action
+	}
+	return KeepAction_KEEP_ACTION_UNSPECIFIED
+}
+
+func (x *Keep) GetKeys() []byte {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+// Kept answers Keep. The bitmaps have a bit for each of its keys, the lowest
+// bit first.
+type Kept struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Done          []byte                 `protobuf:"bytes,2,opt,name=done,proto3" json:"done,omitempty"`     // it had the file, and did it
+	Pinned        []byte                 `protobuf:"bytes,3,opt,name=pinned,proto3" json:"pinned,omitempty"` // it had the file, and did not free it
+	Bytes         int64                  `protobuf:"varint,4,opt,name=bytes,proto3" json:"bytes,omitempty"`  // on its disks, of the files in done
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Kept) Reset() {
+	*x = Kept{}
+	mi := &file_wire_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Kept) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Kept) ProtoMessage() {}
+
+func (x *Kept) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Kept.ProtoReflect.Descriptor instead.
+func (*Kept) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *Kept) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Kept) GetDone() []byte {
+	if x != nil {
+		return x.Done
+	}
+	return nil
+}
+
+func (x *Kept) GetPinned() []byte {
+	if x != nil {
+		return x.Pinned
+	}
+	return nil
+}
+
+func (x *Kept) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+type KeepRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Action KeepAction             `protobuf:"varint,1,opt,name=action,proto3,enum=millrace.wire.v1.KeepAction" json:"action,omitempty"`
+	// Absolute within the dataset: files, directories, or patterns of
+	// path.Match. At least one.
+	Paths         []string `protobuf:"bytes,2,rep,name=paths,proto3" json:"paths,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeepRequest) Reset() {
+	*x = KeepRequest{}
+	mi := &file_wire_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeepRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeepRequest) ProtoMessage() {}
+
+func (x *KeepRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeepRequest.ProtoReflect.Descriptor instead.
+func (*KeepRequest) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *KeepRequest) GetAction() KeepAction {
+	if x != nil {
+		return x.Action
+	}
+	return KeepAction_KEEP_ACTION_UNSPECIFIED
+}
+
+func (x *KeepRequest) GetPaths() []string {
+	if x != nil {
+		return x.Paths
+	}
+	return nil
+}
+
+type KeepReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Files         int64                  `protobuf:"varint,1,opt,name=files,proto3" json:"files,omitempty"`                                // that the paths name
+	Bytes         int64                  `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`                                // of them at the source
+	CachedFiles   int64                  `protobuf:"varint,3,opt,name=cached_files,json=cachedFiles,proto3" json:"cached_files,omitempty"` // of which at least one worker had something, and did it
+	CachedBytes   int64                  `protobuf:"varint,4,opt,name=cached_bytes,json=cachedBytes,proto3" json:"cached_bytes,omitempty"` // of them, on the disks of all workers
+	PinnedFiles   int64                  `protobuf:"varint,5,opt,name=pinned_files,json=pinnedFiles,proto3" json:"pinned_files,omitempty"` // that were not freed because they are pinned
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeepReply) Reset() {
+	*x = KeepReply{}
+	mi := &file_wire_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeepReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeepReply) ProtoMessage() {}
+
+func (x *KeepReply) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeepReply.ProtoReflect.Descriptor instead.
+func (*KeepReply) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *KeepReply) GetFiles() int64 {
+	if x != nil {
+		return x.Files
+	}
+	return 0
+}
+
+func (x *KeepReply) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *KeepReply) GetCachedFiles() int64 {
+	if x != nil {
+		return x.CachedFiles
+	}
+	return 0
+}
+
+func (x *KeepReply) GetCachedBytes() int64 {
+	if x != nil {
+		return x.CachedBytes
+	}
+	return 0
+}
+
+func (x *KeepReply) GetPinnedFiles() int64 {
+	if x != nil {
+		return x.PinnedFiles
+	}
+	return 0
+}
+
 type LoadRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -2070,7 +2416,7 @@ type LoadRequest struct {
 
 func (x *LoadRequest) Reset() {
 	*x = LoadRequest{}
-	mi := &file_wire_proto_msgTypes[30]
+	mi := &file_wire_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2082,7 +2428,7 @@ func (x *LoadRequest) String() string {
 func (*LoadRequest) ProtoMessage() {}
 
 func (x *LoadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[30]
+	mi := &file_wire_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2095,7 +2441,7 @@ func (x *LoadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadRequest.ProtoReflect.Descriptor instead.
 func (*LoadRequest) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{30}
+	return file_wire_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *LoadRequest) GetId() string {
@@ -2129,7 +2475,7 @@ type LoadTarget struct {
 
 func (x *LoadTarget) Reset() {
 	*x = LoadTarget{}
-	mi := &file_wire_proto_msgTypes[31]
+	mi := &file_wire_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2141,7 +2487,7 @@ func (x *LoadTarget) String() string {
 func (*LoadTarget) ProtoMessage() {}
 
 func (x *LoadTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[31]
+	mi := &file_wire_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2154,7 +2500,7 @@ func (x *LoadTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadTarget.ProtoReflect.Descriptor instead.
 func (*LoadTarget) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{31}
+	return file_wire_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *LoadTarget) GetPath() string {
@@ -2186,7 +2532,7 @@ type LoadProgress struct {
 
 func (x *LoadProgress) Reset() {
 	*x = LoadProgress{}
-	mi := &file_wire_proto_msgTypes[32]
+	mi := &file_wire_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2198,7 +2544,7 @@ func (x *LoadProgress) String() string {
 func (*LoadProgress) ProtoMessage() {}
 
 func (x *LoadProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[32]
+	mi := &file_wire_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2211,7 +2557,7 @@ func (x *LoadProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadProgress.ProtoReflect.Descriptor instead.
 func (*LoadProgress) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{32}
+	return file_wire_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *LoadProgress) GetPhase() string {
@@ -2353,14 +2699,15 @@ const file_wire_proto_rawDesc = "" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
 	"\x04node\x18\x03 \x01(\tR\x04node\x12%\n" +
 	"\x0ecapacity_bytes\x18\x04 \x01(\x03R\rcapacityBytes\x12\x19\n" +
-	"\bsince_ms\x18\x05 \x01(\x03R\asinceMs\"\xd4\x02\n" +
+	"\bsince_ms\x18\x05 \x01(\x03R\asinceMs\"\x82\x03\n" +
 	"\fWorkerReport\x12/\n" +
 	"\x05hello\x18\x01 \x01(\v2\x17.millrace.wire.v1.HelloH\x00R\x05hello\x128\n" +
 	"\bholdings\x18\x02 \x01(\v2\x1a.millrace.wire.v1.HoldingsH\x00R\bholdings\x120\n" +
 	"\x04done\x18\x03 \x01(\v2\x1a.millrace.wire.v1.TaskDoneH\x00R\x04done\x12/\n" +
 	"\x05usage\x18\x04 \x01(\v2\x17.millrace.wire.v1.UsageH\x00R\x05usage\x125\n" +
 	"\x05reads\x18\x05 \x01(\v2\x1d.millrace.wire.v1.ReaderStatsH\x00R\x05reads\x125\n" +
-	"\aretired\x18\x06 \x01(\v2\x19.millrace.wire.v1.RetiredH\x00R\aretiredB\b\n" +
+	"\aretired\x18\x06 \x01(\v2\x19.millrace.wire.v1.RetiredH\x00R\aretired\x12,\n" +
+	"\x04kept\x18\a \x01(\v2\x16.millrace.wire.v1.KeptH\x00R\x04keptB\b\n" +
 	"\x06report\"\t\n" +
 	"\aRetired\"S\n" +
 	"\x05Hello\x120\n" +
@@ -2384,12 +2731,13 @@ const file_wire_proto_rawDesc = "" +
 	"\vlocal_bytes\x18\x01 \x01(\x03R\n" +
 	"localBytes\x12!\n" +
 	"\fremote_bytes\x18\x02 \x01(\x03R\vremoteBytes\x12!\n" +
-	"\fsource_bytes\x18\x03 \x01(\x03R\vsourceBytes\"\xe4\x01\n" +
+	"\fsource_bytes\x18\x03 \x01(\x03R\vsourceBytes\"\x92\x02\n" +
 	"\vWorkerOrder\x12,\n" +
 	"\x04task\x18\x01 \x01(\v2\x16.millrace.wire.v1.TaskH\x00R\x04task\x122\n" +
 	"\x06retire\x18\x02 \x01(\v2\x18.millrace.wire.v1.RetireH\x00R\x06retire\x126\n" +
 	"\x06cancel\x18\x03 \x01(\v2\x1c.millrace.wire.v1.CancelTaskH\x00R\x06cancel\x122\n" +
-	"\x06forget\x18\x04 \x01(\v2\x18.millrace.wire.v1.ForgetH\x00R\x06forgetB\a\n" +
+	"\x06forget\x18\x04 \x01(\v2\x18.millrace.wire.v1.ForgetH\x00R\x06forget\x12,\n" +
+	"\x04keep\x18\x05 \x01(\v2\x16.millrace.wire.v1.KeepH\x00R\x04keepB\a\n" +
 	"\x05order\"x\n" +
 	"\x04Task\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x120\n" +
@@ -2406,7 +2754,25 @@ const file_wire_proto_rawDesc = "" +
 	"\amessage\x18\x04 \x01(\tR\amessage\"\b\n" +
 	"\x06Retire\"\x1c\n" +
 	"\x06Forget\x12\x12\n" +
-	"\x04keys\x18\x01 \x03(\tR\x04keys\"z\n" +
+	"\x04keys\x18\x01 \x03(\tR\x04keys\"`\n" +
+	"\x04Keep\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x124\n" +
+	"\x06action\x18\x02 \x01(\x0e2\x1c.millrace.wire.v1.KeepActionR\x06action\x12\x12\n" +
+	"\x04keys\x18\x03 \x01(\fR\x04keys\"X\n" +
+	"\x04Kept\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
+	"\x04done\x18\x02 \x01(\fR\x04done\x12\x16\n" +
+	"\x06pinned\x18\x03 \x01(\fR\x06pinned\x12\x14\n" +
+	"\x05bytes\x18\x04 \x01(\x03R\x05bytes\"Y\n" +
+	"\vKeepRequest\x124\n" +
+	"\x06action\x18\x01 \x01(\x0e2\x1c.millrace.wire.v1.KeepActionR\x06action\x12\x14\n" +
+	"\x05paths\x18\x02 \x03(\tR\x05paths\"\xa0\x01\n" +
+	"\tKeepReply\x12\x14\n" +
+	"\x05files\x18\x01 \x01(\x03R\x05files\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\x12!\n" +
+	"\fcached_files\x18\x03 \x01(\x03R\vcachedFiles\x12!\n" +
+	"\fcached_bytes\x18\x04 \x01(\x03R\vcachedBytes\x12!\n" +
+	"\fpinned_files\x18\x05 \x01(\x03R\vpinnedFiles\"z\n" +
 	"\vLoadRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x126\n" +
 	"\atargets\x18\x02 \x03(\v2\x1c.millrace.wire.v1.LoadTargetR\atargets\x12#\n" +
@@ -2435,7 +2801,13 @@ const file_wire_proto_rawDesc = "" +
 	"\x12STATUS_UNAVAILABLE\x10\x04\x12\x13\n" +
 	"\x0fSTATUS_NO_SPACE\x10\x05\x12\x12\n" +
 	"\x0eSTATUS_INVALID\x10\x06\x12\x13\n" +
-	"\x0fSTATUS_INTERNAL\x10\a2\xda\x04\n" +
+	"\x0fSTATUS_INTERNAL\x10\a*k\n" +
+	"\n" +
+	"KeepAction\x12\x1b\n" +
+	"\x17KEEP_ACTION_UNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fKEEP_ACTION_PIN\x10\x01\x12\x15\n" +
+	"\x11KEEP_ACTION_UNPIN\x10\x02\x12\x14\n" +
+	"\x10KEEP_ACTION_FREE\x10\x032\x9e\x05\n" +
 	"\x06Master\x12K\n" +
 	"\x06Attach\x12\x1e.millrace.wire.v1.WorkerReport\x1a\x1d.millrace.wire.v1.WorkerOrder(\x010\x01\x12G\n" +
 	"\x05Watch\x12\x1e.millrace.wire.v1.WatchRequest\x1a\x1c.millrace.wire.v1.WatchEvent0\x01\x12B\n" +
@@ -2445,7 +2817,8 @@ const file_wire_proto_rawDesc = "" +
 	"\n" +
 	"Revalidate\x12#.millrace.wire.v1.RevalidateRequest\x1a!.millrace.wire.v1.RevalidateReply\x12H\n" +
 	"\x06StatFS\x12\x1f.millrace.wire.v1.StatFSRequest\x1a\x1d.millrace.wire.v1.StatFSReply\x12G\n" +
-	"\x04Load\x12\x1d.millrace.wire.v1.LoadRequest\x1a\x1e.millrace.wire.v1.LoadProgress0\x01B2Z0github.com/millrace/millrace/runtime/wire/wirepbb\x06proto3"
+	"\x04Load\x12\x1d.millrace.wire.v1.LoadRequest\x1a\x1e.millrace.wire.v1.LoadProgress0\x01\x12B\n" +
+	"\x04Keep\x12\x1d.millrace.wire.v1.KeepRequest\x1a\x1b.millrace.wire.v1.KeepReplyB2Z0github.com/millrace/millrace/runtime/wire/wirepbb\x06proto3"
 
 var (
 	file_wire_proto_rawDescOnce sync.Once
@@ -2459,93 +2832,104 @@ func file_wire_proto_rawDescGZIP() []byte {
 	return file_wire_proto_rawDescData
 }
 
-var file_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_wire_proto_goTypes = []any{
 	(Status)(0),               // 0: millrace.wire.v1.Status
-	(*Entry)(nil),             // 1: millrace.wire.v1.Entry
-	(*Object)(nil),            // 2: millrace.wire.v1.Object
-	(*Entries)(nil),           // 3: millrace.wire.v1.Entries
-	(*Page)(nil),              // 4: millrace.wire.v1.Page
-	(*Directory)(nil),         // 5: millrace.wire.v1.Directory
-	(*LookupRequest)(nil),     // 6: millrace.wire.v1.LookupRequest
-	(*ReadDirRequest)(nil),    // 7: millrace.wire.v1.ReadDirRequest
-	(*RevalidateRequest)(nil), // 8: millrace.wire.v1.RevalidateRequest
-	(*RevalidateReply)(nil),   // 9: millrace.wire.v1.RevalidateReply
-	(*StatFSRequest)(nil),     // 10: millrace.wire.v1.StatFSRequest
-	(*StatFSReply)(nil),       // 11: millrace.wire.v1.StatFSReply
-	(*WatchRequest)(nil),      // 12: millrace.wire.v1.WatchRequest
-	(*WatchEvent)(nil),        // 13: millrace.wire.v1.WatchEvent
-	(*DirectoryChange)(nil),   // 14: millrace.wire.v1.DirectoryChange
-	(*Invalidation)(nil),      // 15: millrace.wire.v1.Invalidation
-	(*Members)(nil),           // 16: millrace.wire.v1.Members
-	(*Member)(nil),            // 17: millrace.wire.v1.Member
-	(*WorkerReport)(nil),      // 18: millrace.wire.v1.WorkerReport
-	(*Retired)(nil),           // 19: millrace.wire.v1.Retired
-	(*Hello)(nil),             // 20: millrace.wire.v1.Hello
-	(*Holdings)(nil),          // 21: millrace.wire.v1.Holdings
-	(*Holding)(nil),           // 22: millrace.wire.v1.Holding
-	(*Usage)(nil),             // 23: millrace.wire.v1.Usage
-	(*ReaderStats)(nil),       // 24: millrace.wire.v1.ReaderStats
-	(*WorkerOrder)(nil),       // 25: millrace.wire.v1.WorkerOrder
-	(*Task)(nil),              // 26: millrace.wire.v1.Task
-	(*CancelTask)(nil),        // 27: millrace.wire.v1.CancelTask
-	(*TaskDone)(nil),          // 28: millrace.wire.v1.TaskDone
-	(*Retire)(nil),            // 29: millrace.wire.v1.Retire
-	(*Forget)(nil),            // 30: millrace.wire.v1.Forget
-	(*LoadRequest)(nil),       // 31: millrace.wire.v1.LoadRequest
-	(*LoadTarget)(nil),        // 32: millrace.wire.v1.LoadTarget
-	(*LoadProgress)(nil),      // 33: millrace.wire.v1.LoadProgress
-	nil,                       // 34: millrace.wire.v1.Directory.InodesEntry
-	nil,                       // 35: millrace.wire.v1.Directory.MountsEntry
+	(KeepAction)(0),           // 1: millrace.wire.v1.KeepAction
+	(*Entry)(nil),             // 2: millrace.wire.v1.Entry
+	(*Object)(nil),            // 3: millrace.wire.v1.Object
+	(*Entries)(nil),           // 4: millrace.wire.v1.Entries
+	(*Page)(nil),              // 5: millrace.wire.v1.Page
+	(*Directory)(nil),         // 6: millrace.wire.v1.Directory
+	(*LookupRequest)(nil),     // 7: millrace.wire.v1.LookupRequest
+	(*ReadDirRequest)(nil),    // 8: millrace.wire.v1.ReadDirRequest
+	(*RevalidateRequest)(nil), // 9: millrace.wire.v1.RevalidateRequest
+	(*RevalidateReply)(nil),   // 10: millrace.wire.v1.RevalidateReply
+	(*StatFSRequest)(nil),     // 11: millrace.wire.v1.StatFSRequest
+	(*StatFSReply)(nil),       // 12: millrace.wire.v1.StatFSReply
+	(*WatchRequest)(nil),      // 13: millrace.wire.v1.WatchRequest
+	(*WatchEvent)(nil),        // 14: millrace.wire.v1.WatchEvent
+	(*DirectoryChange)(nil),   // 15: millrace.wire.v1.DirectoryChange
+	(*Invalidation)(nil),      // 16: millrace.wire.v1.Invalidation
+	(*Members)(nil),           // 17: millrace.wire.v1.Members
+	(*Member)(nil),            // 18: millrace.wire.v1.Member
+	(*WorkerReport)(nil),      // 19: millrace.wire.v1.WorkerReport
+	(*Retired)(nil),           // 20: millrace.wire.v1.Retired
+	(*Hello)(nil),             // 21: millrace.wire.v1.Hello
+	(*Holdings)(nil),          // 22: millrace.wire.v1.Holdings
+	(*Holding)(nil),           // 23: millrace.wire.v1.Holding
+	(*Usage)(nil),             // 24: millrace.wire.v1.Usage
+	(*ReaderStats)(nil),       // 25: millrace.wire.v1.ReaderStats
+	(*WorkerOrder)(nil),       // 26: millrace.wire.v1.WorkerOrder
+	(*Task)(nil),              // 27: millrace.wire.v1.Task
+	(*CancelTask)(nil),        // 28: millrace.wire.v1.CancelTask
+	(*TaskDone)(nil),          // 29: millrace.wire.v1.TaskDone
+	(*Retire)(nil),            // 30: millrace.wire.v1.Retire
+	(*Forget)(nil),            // 31: millrace.wire.v1.Forget
+	(*Keep)(nil),              // 32: millrace.wire.v1.Keep
+	(*Kept)(nil),              // 33: millrace.wire.v1.Kept
+	(*KeepRequest)(nil),       // 34: millrace.wire.v1.KeepRequest
+	(*KeepReply)(nil),         // 35: millrace.wire.v1.KeepReply
+	(*LoadRequest)(nil),       // 36: millrace.wire.v1.LoadRequest
+	(*LoadTarget)(nil),        // 37: millrace.wire.v1.LoadTarget
+	(*LoadProgress)(nil),      // 38: millrace.wire.v1.LoadProgress
+	nil,                       // 39: millrace.wire.v1.Directory.InodesEntry
+	nil,                       // 40: millrace.wire.v1.Directory.MountsEntry
 }
 var file_wire_proto_depIdxs = []int32{
-	2,  // 0: millrace.wire.v1.Entry.object:type_name -> millrace.wire.v1.Object
-	1,  // 1: millrace.wire.v1.Entries.entries:type_name -> millrace.wire.v1.Entry
-	4,  // 2: millrace.wire.v1.Entries.pages:type_name -> millrace.wire.v1.Page
-	5,  // 3: millrace.wire.v1.Entries.directory:type_name -> millrace.wire.v1.Directory
-	34, // 4: millrace.wire.v1.Directory.inodes:type_name -> millrace.wire.v1.Directory.InodesEntry
-	35, // 5: millrace.wire.v1.Directory.mounts:type_name -> millrace.wire.v1.Directory.MountsEntry
-	16, // 6: millrace.wire.v1.WatchEvent.members:type_name -> millrace.wire.v1.Members
-	15, // 7: millrace.wire.v1.WatchEvent.invalidations:type_name -> millrace.wire.v1.Invalidation
-	14, // 8: millrace.wire.v1.WatchEvent.directories:type_name -> millrace.wire.v1.DirectoryChange
-	17, // 9: millrace.wire.v1.Members.workers:type_name -> millrace.wire.v1.Member
-	20, // 10: millrace.wire.v1.WorkerReport.hello:type_name -> millrace.wire.v1.Hello
-	21, // 11: millrace.wire.v1.WorkerReport.holdings:type_name -> millrace.wire.v1.Holdings
-	28, // 12: millrace.wire.v1.WorkerReport.done:type_name -> millrace.wire.v1.TaskDone
-	23, // 13: millrace.wire.v1.WorkerReport.usage:type_name -> millrace.wire.v1.Usage
-	24, // 14: millrace.wire.v1.WorkerReport.reads:type_name -> millrace.wire.v1.ReaderStats
-	19, // 15: millrace.wire.v1.WorkerReport.retired:type_name -> millrace.wire.v1.Retired
-	17, // 16: millrace.wire.v1.Hello.member:type_name -> millrace.wire.v1.Member
-	22, // 17: millrace.wire.v1.Holdings.holdings:type_name -> millrace.wire.v1.Holding
-	26, // 18: millrace.wire.v1.WorkerOrder.task:type_name -> millrace.wire.v1.Task
-	29, // 19: millrace.wire.v1.WorkerOrder.retire:type_name -> millrace.wire.v1.Retire
-	27, // 20: millrace.wire.v1.WorkerOrder.cancel:type_name -> millrace.wire.v1.CancelTask
-	30, // 21: millrace.wire.v1.WorkerOrder.forget:type_name -> millrace.wire.v1.Forget
-	2,  // 22: millrace.wire.v1.Task.object:type_name -> millrace.wire.v1.Object
-	0,  // 23: millrace.wire.v1.TaskDone.status:type_name -> millrace.wire.v1.Status
-	32, // 24: millrace.wire.v1.LoadRequest.targets:type_name -> millrace.wire.v1.LoadTarget
-	18, // 25: millrace.wire.v1.Master.Attach:input_type -> millrace.wire.v1.WorkerReport
-	12, // 26: millrace.wire.v1.Master.Watch:input_type -> millrace.wire.v1.WatchRequest
-	6,  // 27: millrace.wire.v1.Master.Lookup:input_type -> millrace.wire.v1.LookupRequest
-	7,  // 28: millrace.wire.v1.Master.ReadDir:input_type -> millrace.wire.v1.ReadDirRequest
-	6,  // 29: millrace.wire.v1.Master.Refresh:input_type -> millrace.wire.v1.LookupRequest
-	8,  // 30: millrace.wire.v1.Master.Revalidate:input_type -> millrace.wire.v1.RevalidateRequest
-	10, // 31: millrace.wire.v1.Master.StatFS:input_type -> millrace.wire.v1.StatFSRequest
-	31, // 32: millrace.wire.v1.Master.Load:input_type -> millrace.wire.v1.LoadRequest
-	25, // 33: millrace.wire.v1.Master.Attach:output_type -> millrace.wire.v1.WorkerOrder
-	13, // 34: millrace.wire.v1.Master.Watch:output_type -> millrace.wire.v1.WatchEvent
-	1,  // 35: millrace.wire.v1.Master.Lookup:output_type -> millrace.wire.v1.Entry
-	3,  // 36: millrace.wire.v1.Master.ReadDir:output_type -> millrace.wire.v1.Entries
-	1,  // 37: millrace.wire.v1.Master.Refresh:output_type -> millrace.wire.v1.Entry
-	9,  // 38: millrace.wire.v1.Master.Revalidate:output_type -> millrace.wire.v1.RevalidateReply
-	11, // 39: millrace.wire.v1.Master.StatFS:output_type -> millrace.wire.v1.StatFSReply
-	33, // 40: millrace.wire.v1.Master.Load:output_type -> millrace.wire.v1.LoadProgress
-	33, // [33:41] is the sub-list for method output_type
-	25, // [25:33] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	3,  // 0: millrace.wire.v1.Entry.object:type_name -> millrace.wire.v1.Object
+	2,  // 1: millrace.wire.v1.Entries.entries:type_name -> millrace.wire.v1.Entry
+	5,  // 2: millrace.wire.v1.Entries.pages:type_name -> millrace.wire.v1.Page
+	6,  // 3: millrace.wire.v1.Entries.directory:type_name -> millrace.wire.v1.Directory
+	39, // 4: millrace.wire.v1.Directory.inodes:type_name -> millrace.wire.v1.Directory.InodesEntry
+	40, // 5: millrace.wire.v1.Directory.mounts:type_name -> millrace.wire.v1.Directory.MountsEntry
+	17, // 6: millrace.wire.v1.WatchEvent.members:type_name -> millrace.wire.v1.Members
+	16, // 7: millrace.wire.v1.WatchEvent.invalidations:type_name -> millrace.wire.v1.Invalidation
+	15, // 8: millrace.wire.v1.WatchEvent.directories:type_name -> millrace.wire.v1.DirectoryChange
+	18, // 9: millrace.wire.v1.Members.workers:type_name -> millrace.wire.v1.Member
+	21, // 10: millrace.wire.v1.WorkerReport.hello:type_name -> millrace.wire.v1.Hello
+	22, // 11: millrace.wire.v1.WorkerReport.holdings:type_name -> millrace.wire.v1.Holdings
+	29, // 12: millrace.wire.v1.WorkerReport.done:type_name -> millrace.wire.v1.TaskDone
+	24, // 13: millrace.wire.v1.WorkerReport.usage:type_name -> millrace.wire.v1.Usage
+	25, // 14: millrace.wire.v1.WorkerReport.reads:type_name -> millrace.wire.v1.ReaderStats
+	20, // 15: millrace.wire.v1.WorkerReport.retired:type_name -> millrace.wire.v1.Retired
+	33, // 16: millrace.wire.v1.WorkerReport.kept:type_name -> millrace.wire.v1.Kept
+	18, // 17: millrace.wire.v1.Hello.member:type_name -> millrace.wire.v1.Member
+	23, // 18: millrace.wire.v1.Holdings.holdings:type_name -> millrace.wire.v1.Holding
+	27, // 19: millrace.wire.v1.WorkerOrder.task:type_name -> millrace.wire.v1.Task
+	30, // 20: millrace.wire.v1.WorkerOrder.retire:type_name -> millrace.wire.v1.Retire
+	28, // 21: millrace.wire.v1.WorkerOrder.cancel:type_name -> millrace.wire.v1.CancelTask
+	31, // 22: millrace.wire.v1.WorkerOrder.forget:type_name -> millrace.wire.v1.Forget
+	32, // 23: millrace.wire.v1.WorkerOrder.keep:type_name -> millrace.wire.v1.Keep
+	3,  // 24: millrace.wire.v1.Task.object:type_name -> millrace.wire.v1.Object
+	0,  // 25: millrace.wire.v1.TaskDone.status:type_name -> millrace.wire.v1.Status
+	1,  // 26: millrace.wire.v1.Keep.action:type_name -> millrace.wire.v1.KeepAction
+	1,  // 27: millrace.wire.v1.KeepRequest.action:type_name -> millrace.wire.v1.KeepAction
+	37, // 28: millrace.wire.v1.LoadRequest.targets:type_name -> millrace.wire.v1.LoadTarget
+	19, // 29: millrace.wire.v1.Master.Attach:input_type -> millrace.wire.v1.WorkerReport
+	13, // 30: millrace.wire.v1.Master.Watch:input_type -> millrace.wire.v1.WatchRequest
+	7,  // 31: millrace.wire.v1.Master.Lookup:input_type -> millrace.wire.v1.LookupRequest
+	8,  // 32: millrace.wire.v1.Master.ReadDir:input_type -> millrace.wire.v1.ReadDirRequest
+	7,  // 33: millrace.wire.v1.Master.Refresh:input_type -> millrace.wire.v1.LookupRequest
+	9,  // 34: millrace.wire.v1.Master.Revalidate:input_type -> millrace.wire.v1.RevalidateRequest
+	11, // 35: millrace.wire.v1.Master.StatFS:input_type -> millrace.wire.v1.StatFSRequest
+	36, // 36: millrace.wire.v1.Master.Load:input_type -> millrace.wire.v1.LoadRequest
+	34, // 37: millrace.wire.v1.Master.Keep:input_type -> millrace.wire.v1.KeepRequest
+	26, // 38: millrace.wire.v1.Master.Attach:output_type -> millrace.wire.v1.WorkerOrder
+	14, // 39: millrace.wire.v1.Master.Watch:output_type -> millrace.wire.v1.WatchEvent
+	2,  // 40: millrace.wire.v1.Master.Lookup:output_type -> millrace.wire.v1.Entry
+	4,  // 41: millrace.wire.v1.Master.ReadDir:output_type -> millrace.wire.v1.Entries
+	2,  // 42: millrace.wire.v1.Master.Refresh:output_type -> millrace.wire.v1.Entry
+	10, // 43: millrace.wire.v1.Master.Revalidate:output_type -> millrace.wire.v1.RevalidateReply
+	12, // 44: millrace.wire.v1.Master.StatFS:output_type -> millrace.wire.v1.StatFSReply
+	38, // 45: millrace.wire.v1.Master.Load:output_type -> millrace.wire.v1.LoadProgress
+	35, // 46: millrace.wire.v1.Master.Keep:output_type -> millrace.wire.v1.KeepReply
+	38, // [38:47] is the sub-list for method output_type
+	29, // [29:38] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_wire_proto_init() }
@@ -2560,20 +2944,22 @@ func file_wire_proto_init() {
 		(*WorkerReport_Usage)(nil),
 		(*WorkerReport_Reads)(nil),
 		(*WorkerReport_Retired)(nil),
+		(*WorkerReport_Kept)(nil),
 	}
 	file_wire_proto_msgTypes[24].OneofWrappers = []any{
 		(*WorkerOrder_Task)(nil),
 		(*WorkerOrder_Retire)(nil),
 		(*WorkerOrder_Cancel)(nil),
 		(*WorkerOrder_Forget)(nil),
+		(*WorkerOrder_Keep)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_proto_rawDesc), len(file_wire_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   35,
+			NumEnums:      2,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -30,6 +30,7 @@ const (
 	Master_Revalidate_FullMethodName = "/millrace.wire.v1.Master/Revalidate"
 	Master_StatFS_FullMethodName     = "/millrace.wire.v1.Master/StatFS"
 	Master_Load_FullMethodName       = "/millrace.wire.v1.Master/Load"
+	Master_Keep_FullMethodName       = "/millrace.wire.v1.Master/Keep"
 )
 
 // MasterClient is the client API for Master service.
@@ -61,6 +62,9 @@ type MasterClient interface {
 	// Load starts or joins the load job with this id and streams its progress
 	// until it ends.
 	Load(ctx context.Context, in *LoadRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LoadProgress], error)
+	// Keep pins, unpins or frees what the workers have of files. It may be asked
+	// again.
+	Keep(ctx context.Context, in *KeepRequest, opts ...grpc.CallOption) (*KeepReply, error)
 }
 
 type masterClient struct {
@@ -181,6 +185,16 @@ func (c *masterClient) Load(ctx context.Context, in *LoadRequest, opts ...grpc.C
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Master_LoadClient = grpc.ServerStreamingClient[LoadProgress]
 
+func (c *masterClient) Keep(ctx context.Context, in *KeepRequest, opts ...grpc.CallOption) (*KeepReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(KeepReply)
+	err := c.cc.Invoke(ctx, Master_Keep_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // MasterServer is the server API for Master service.
 // All implementations must embed UnimplementedMasterServer
 // for forward compatibility.
@@ -210,6 +224,9 @@ type MasterServer interface {
 	// Load starts or joins the load job with this id and streams its progress
 	// until it ends.
 	Load(*LoadRequest, grpc.ServerStreamingServer[LoadProgress]) error
+	// Keep pins, unpins or frees what the workers have of files. It may be asked
+	// again.
+	Keep(context.Context, *KeepRequest) (*KeepReply, error)
 	mustEmbedUnimplementedMasterServer()
 }
 
@@ -243,6 +260,9 @@ func (UnimplementedMasterServer) StatFS(context.Context, *StatFSRequest) (*StatF
 }
 func (UnimplementedMasterServer) Load(*LoadRequest, grpc.ServerStreamingServer[LoadProgress]) error {
 	return status.Errorf(codes.Unimplemented, "method Load not implemented")
+}
+func (UnimplementedMasterServer) Keep(context.Context, *KeepRequest) (*KeepReply, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method Keep not implemented")
 }
 func (UnimplementedMasterServer) mustEmbedUnimplementedMasterServer() {}
 func (UnimplementedMasterServer) testEmbeddedByValue()                {}
@@ -377,6 +397,24 @@ func _Master_Load_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Master_LoadServer = grpc.ServerStreamingServer[LoadProgress]
 
+func _Master_Keep_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(KeepRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MasterServer).Keep(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Master_Keep_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MasterServer).Keep(ctx, req.(*KeepRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Master_ServiceDesc is the grpc.ServiceDesc for Master service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -399,6 +437,10 @@ var Master_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "StatFS",
 			Handler:    _Master_StatFS_Handler,
+		},
+		{
+			MethodName: "Keep",
+			Handler:    _Master_Keep_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
