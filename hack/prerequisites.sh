@@ -7,7 +7,7 @@ die() { echo "millrace: $*" >&2; exit 1; }
 [ -e /dev/fuse ] || die "/dev/fuse is missing: load the kernel module fuse (modprobe fuse)"
 command -v go >/dev/null || die "Go 1.26 or later is missing: install it and put it on the PATH"
 missing=()
-need() { command -v "$1" >/dev/null || [ -x "$1" ] || missing+=("$2"); }
+need() { command -v "$1" >/dev/null || [ -e "$1" ] || missing+=("$2"); }
 need /usr/bin/containerd containerd
 need /usr/sbin/runc runc
 need /usr/lib/cni/bridge containernetworking-plugins
@@ -24,6 +24,8 @@ need ip iproute2
 need nsenter util-linux
 need curl curl
 need openssl openssl
+need gcc gcc # the race detector's
+need /usr/include/stdlib.h libc6-dev
 need git git
 need java openjdk-17-jre-headless
 need mvn maven
