@@ -68,7 +68,7 @@ test: images ## run everything: unit, API, file system, S3, CSI and the suite on
 	$(GO) test -timeout 35m -count=1 -p 1 ./e2e/...
 
 .PHONY: verify
-verify: ## check that what is generated is fresh, that the code is formatted and lints
+verify: prerequisites ## check that what is generated is fresh, that the code is formatted and lints
 	@hack/verify.sh
 
 .PHONY: generate
