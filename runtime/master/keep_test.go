@@ -82,6 +82,9 @@ func TestPinsAndFreesReachEveryWorkerAndOutliveIt(t *testing.T) {
 		c.workerAt(i, dirs[i])
 	}
 	members(2)
+	// Answers once both new workers are connected; a free that is asked for
+	// again would tell of the rest alone.
+	c.do(contract.PathPin, "/m/d0")
 	if got, want := c.do(contract.PathFree, "/"), (contract.KeepSummary{Files: 10, Bytes: 50000, CachedFiles: 4, CachedBytes: 4 * 2 * onDisk, PinnedFiles: 6}); got != want {
 		t.Errorf("freed %+v, want %+v", got, want)
 	}
