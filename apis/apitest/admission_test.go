@@ -42,7 +42,7 @@ func objects(t *testing.T, manifest string) []*unstructured.Unstructured {
 		} else if err != nil {
 			t.Fatal(err)
 		}
-		if obj.GetKind() != "CacheRuntimeClass" {
+		if obj.GetKind() != "CacheRuntimeClass" && obj.GetKind() != "ThinRuntimeProfile" {
 			obj.SetNamespace("default")
 		}
 		out = append(out, obj)
@@ -79,21 +79,22 @@ func named(manifest, name string) string {
 
 func TestManifestsOfFluidsUsersAreTaken(t *testing.T) {
 	for name, manifest := range map[string]string{
-		"a Dataset without mounts":                      header + "Dataset\nmetadata: {name: vineyard}\nspec: {}\n",
-		"a mount of each scheme of a Fluid guide":       dataset(`{mountPoint: "oss://b/x", name: a}, {mountPoint: "cosn://b", name: b}, {mountPoint: "juicefs:///", name: c}, {mountPoint: "gs://b", name: d}, {mountPoint: "obs://b", name: e}, {mountPoint: "hdfs://ha/x", name: f}, {mountPoint: "abfss://c@a.dfs.core.windows.net/x", name: g}, {mountPoint: "nfs://host/x", name: h}`),
-		"several mounts with paths by name and by path": dataset(`{mountPoint: "https://mirrors.example.org/apache/hbase/stable/", name: hbase}, {mountPoint: "pvc://claim/sub", path: /x/y}, {mountPoint: "dataset://ns/name/sub", name: ref}, {mountPoint: "local:///data", name: loc, readOnly: true, shared: true}`),
-		"a root and a mount below it":                   dataset(`{mountPoint: "s3://a", path: /}, {mountPoint: "s3://b", path: /b}`),
-		"an encryptOption without key":                  dataset(`{mountPoint: "s3://a", encryptOptions: [{name: token, valueFrom: {secretKeyRef: {name: s}}}]}`),
-		"a Dataset with a name of 63 characters":        named(dataset(`{mountPoint: "s3://a"}`), strings.Repeat("x", 63)),
-		"levels of each kind":                           runtimeWith(`{processMemory: {quota: 1Gi}, high: "0.9", low: "0.5"}, {emptyDir: {quota: 1Gi, medium: Memory}}, {hostPath: {paths: [/a, /b], quotas: [1Gi, "100"], type: Directory}}`),
-		"quotas as numbers, and none":                   runtimeWith(`{processMemory: {quota: 1073741824}}, {emptyDir: {quota: 0}}, {hostPath: {paths: [/a], quotas: [1000]}}`),
-		"marks in several spellings":                    runtimeWith(`{processMemory: {quota: 1Gi}, high: ".95", low: "0"}, {processMemory: {quota: 1Gi}, high: "1.0", low: ""}`),
-		"Alluxio levels with lists":                     alluxio(`{mediumtype: SSD, volumeType: hostPath, path: "/a,/b", quotaList: "1.5Gi, 2e9"}`),
-		"an Alluxio level on a volume of its own":       alluxio(`{mediumtype: SSD, volumeType: emptyDir, path: /a, quota: 1Gi, volumeSource: {emptyDir: {medium: "", sizeLimit: 2Gi}}}`),
-		"a DataLoad by the hour":                        dataload(`dataset: {name: d}, policy: Cron, schedule: "@hourly"`),
-		"a DataLoad that starts with a digit":           named(dataload(`dataset: {name: d}`), "1-load"),
-		"a DataLoad of a Dataset in another namespace":  dataload(`dataset: {name: d, namespace: elsewhere}`),
-		"a class that names its workloads":              class(`workloadType: {apiVersion: apps/v1, kind: StatefulSet}, dependencies: {encryptOption: {}}, template: {metadata: {labels: {a: b}, annotations: {c: d}}, spec: {containers: [{name: m, ports: [{containerPort: 1}]}]}}`),
+		"a Dataset without mounts":                        header + "Dataset\nmetadata: {name: vineyard}\nspec: {}\n",
+		"a mount of each scheme of a Fluid guide":         dataset(`{mountPoint: "oss://b/x", name: a}, {mountPoint: "cosn://b", name: b}, {mountPoint: "juicefs:///", name: c}, {mountPoint: "gs://b", name: d}, {mountPoint: "obs://b", name: e}, {mountPoint: "hdfs://ha/x", name: f}, {mountPoint: "abfss://c@a.dfs.core.windows.net/x", name: g}, {mountPoint: "nfs://host/x", name: h}`),
+		"several mounts with paths by name and by path":   dataset(`{mountPoint: "https://mirrors.example.org/apache/hbase/stable/", name: hbase}, {mountPoint: "pvc://claim/sub", path: /x/y}, {mountPoint: "dataset://ns/name/sub", name: ref}, {mountPoint: "local:///data", name: loc, readOnly: true, shared: true}`),
+		"sources that only a ThinRuntime's FUSE can read": dataset(`{mountPoint: "10.0.0.1:/export", name: a}, {mountPoint: "demofs:///", name: b}, {mountPoint: "10.0.0.1@tcp:/fs", name: c}`),
+		"a root and a mount below it":                     dataset(`{mountPoint: "s3://a", path: /}, {mountPoint: "s3://b", path: /b}`),
+		"an encryptOption without key":                    dataset(`{mountPoint: "s3://a", encryptOptions: [{name: token, valueFrom: {secretKeyRef: {name: s}}}]}`),
+		"a Dataset with a name of 63 characters":          named(dataset(`{mountPoint: "s3://a"}`), strings.Repeat("x", 63)),
+		"levels of each kind":                             runtimeWith(`{processMemory: {quota: 1Gi}, high: "0.9", low: "0.5"}, {emptyDir: {quota: 1Gi, medium: Memory}}, {hostPath: {paths: [/a, /b], quotas: [1Gi, "100"], type: Directory}}`),
+		"quotas as numbers, and none":                     runtimeWith(`{processMemory: {quota: 1073741824}}, {emptyDir: {quota: 0}}, {hostPath: {paths: [/a], quotas: [1000]}}`),
+		"marks in several spellings":                      runtimeWith(`{processMemory: {quota: 1Gi}, high: ".95", low: "0"}, {processMemory: {quota: 1Gi}, high: "1.0", low: ""}`),
+		"Alluxio levels with lists":                       alluxio(`{mediumtype: SSD, volumeType: hostPath, path: "/a,/b", quotaList: "1.5Gi, 2e9"}`),
+		"an Alluxio level on a volume of its own":         alluxio(`{mediumtype: SSD, volumeType: emptyDir, path: /a, quota: 1Gi, volumeSource: {emptyDir: {medium: "", sizeLimit: 2Gi}}}`),
+		"a DataLoad by the hour":                          dataload(`dataset: {name: d}, policy: Cron, schedule: "@hourly"`),
+		"a DataLoad that starts with a digit":             named(dataload(`dataset: {name: d}`), "1-load"),
+		"a DataLoad of a Dataset in another namespace":    dataload(`dataset: {name: d, namespace: elsewhere}`),
+		"a class that names its workloads":                class(`workloadType: {apiVersion: apps/v1, kind: StatefulSet}, dependencies: {encryptOption: {}}, template: {metadata: {labels: {a: b}, annotations: {c: d}}, spec: {containers: [{name: m, ports: [{containerPort: 1}]}]}}`),
 	} {
 		t.Run(name, func(t *testing.T) {
 			if err := create(t, manifest); err != nil {
@@ -146,24 +147,21 @@ func TestWhatIsLeftOutIsFilledInAsFluidDoes(t *testing.T) {
 }
 
 const (
-	unknownScheme = "mountPoint has an unknown scheme: write it as scheme://…, for instance s3://bucket/prefix, pvc://claim/sub, local:///host/path, hdfs://namenode:8020/path, https://server/path/ or dataset://namespace/name"
-	samePath      = "two mounts have the same path: give each of spec.mounts its own path, or its own name"
-	oneKind       = "a level of tieredStore needs exactly one of processMemory, emptyDir and hostPath"
-	highAboveLow  = "high must be larger than low: eviction starts at high and stops at low"
-	quota         = "quota must be a quantity of bytes, such as 2Gi"
-	quotas        = "quotas must be quantities of bytes, such as 100Gi, one for each of paths"
-	quotaList     = "quotaList must be quantities of bytes with commas between, such as 100Gi,50Gi"
-	cron          = "schedule is not one of cron: give five fields such as '0 * * * *', or a name such as @hourly"
-	datasetName   = "metadata.name must be a DNS label: use at most 63 lower-case letters, digits and '-', starting with a letter"
-	runtimeName   = "metadata.name names Services and StatefulSets too: use at most 45 lower-case letters, digits and '-', starting with a letter"
+	samePath     = "two mounts have the same path: give each of spec.mounts its own path, or its own name"
+	oneKind      = "a level of tieredStore needs exactly one of processMemory, emptyDir and hostPath"
+	highAboveLow = "high must be larger than low: eviction starts at high and stops at low"
+	quota        = "quota must be a quantity of bytes, such as 2Gi"
+	quotas       = "quotas must be quantities of bytes, such as 100Gi, one for each of paths"
+	quotaList    = "quotaList must be quantities of bytes with commas between, such as 100Gi,50Gi"
+	cron         = "schedule is not one of cron: give five fields such as '0 * * * *', or a name such as @hourly"
+	datasetName  = "metadata.name must be a DNS label: use at most 63 lower-case letters, digits and '-', starting with a letter"
+	runtimeName  = "metadata.name names Services and StatefulSets too: use at most 45 lower-case letters, digits and '-', starting with a letter"
 )
 
 func TestBadManifestsAreTurnedAwayWithTheFieldAndTheRemedy(t *testing.T) {
 	const level = "spec.worker.tieredStore.levels[0]"
 	const tier = "spec.tieredstore.levels[0]"
 	for name, tc := range map[string]struct{ manifest, field, message string }{
-		"unknown scheme":                {dataset(`{mountPoint: "ftpx://host", name: a}`), "spec.mounts[0].mountPoint", unknownScheme},
-		"no scheme":                     {dataset(`{mountPoint: "/some/path", name: a}`), "spec.mounts[0].mountPoint", unknownScheme},
 		"short mount point":             {dataset(`{mountPoint: "s3:", name: a}`), "spec.mounts[0].mountPoint", "should be at least 5 chars long"},
 		"a claim without a name":        {dataset(`{mountPoint: "pvc:///sub", name: a}`), "spec.mounts[0].mountPoint", "mountPoint names no claim: write it as pvc://claim or pvc://claim/sub"},
 		"a Dataset without a namespace": {dataset(`{mountPoint: "dataset://name", name: a}`), "spec.mounts[0].mountPoint", "mountPoint names no Dataset: write it as dataset://namespace/name or dataset://namespace/name/sub"},

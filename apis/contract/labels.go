@@ -98,6 +98,13 @@ const (
 // RuntimeFinalizer is the finalizer of a runtime kind.
 func RuntimeFinalizer(t RuntimeType) string { return string(t) + "-runtime-controller-finalizer" }
 
+// IsFluidFinalizer tells the finalizers that controllers of Fluid set: those of
+// its runtimes, and fluid-<kind>-controller-finalizer of everything else.
+func IsFluidFinalizer(name string) bool {
+	const end = "-controller-finalizer"
+	return strings.HasSuffix(name, "-runtime"+end) || strings.HasPrefix(name, "fluid-") && strings.HasSuffix(name, end)
+}
+
 // Event reasons that Fluid's users know.
 const (
 	EventErrorCreateDataset         = "ErrorCreateDataset"

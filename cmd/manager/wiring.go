@@ -31,6 +31,7 @@ import (
 	"github.com/millrace/millrace/controllers/engine"
 	"github.com/millrace/millrace/controllers/locality"
 	"github.com/millrace/millrace/controllers/nodelabel"
+	"github.com/millrace/millrace/controllers/notsupported"
 	"github.com/millrace/millrace/webhook/podinject"
 )
 
@@ -114,6 +115,7 @@ func addControllers(ctx context.Context, mgr ctrl.Manager, f *flags, decided *co
 			return dataload.SetupWithManager(mgr, observer, dataload.Options{NativeImage: f.nativeImage, PullPolicy: pull})
 		},
 		func() error { return locality.SetupWithManager(mgr, observer) },
+		func() error { return notsupported.SetupWithManager(mgr) },
 	} {
 		if err := setup(); err != nil {
 			return err

@@ -61,7 +61,7 @@ func bound(node any) {
 		}
 	case map[string]any:
 		for name, child := range node {
-			if name == "template" || name == "volumeSource" {
+			if name == "template" || name == "volumeSource" || name == "podSpec" {
 				dropDescriptions(child)
 			}
 			bound(child)
@@ -86,7 +86,7 @@ func boundNumber(schema map[string]any) {
 	}
 }
 
-// dropDescriptions keeps pod templates, of which a class has three, and volume
+// dropDescriptions keeps pod templates, of which a class has three, pods and volume
 // sources within what an API server likes to store: kubectl explain pod says
 // the same.
 func dropDescriptions(node any) {

@@ -54,12 +54,24 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &datav1alpha1.ConfigMapRuntimeExtraResourceApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("Data"):
 		return &datav1alpha1.DataApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("DataBackup"):
+		return &datav1alpha1.DataBackupApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("DataBackupSpec"):
+		return &datav1alpha1.DataBackupSpecApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("DataLoad"):
 		return &datav1alpha1.DataLoadApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("DataLoadSpec"):
 		return &datav1alpha1.DataLoadSpecApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("DataMigrate"):
+		return &datav1alpha1.DataMigrateApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("DataMigrateSpec"):
+		return &datav1alpha1.DataMigrateSpecApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("DataOperationSpec"):
 		return &datav1alpha1.DataOperationSpecApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("DataProcess"):
+		return &datav1alpha1.DataProcessApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("DataProcessSpec"):
+		return &datav1alpha1.DataProcessSpecApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("DataRestoreLocation"):
 		return &datav1alpha1.DataRestoreLocationApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("Dataset"):
@@ -68,6 +80,10 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &datav1alpha1.DatasetSpecApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("DatasetStatus"):
 		return &datav1alpha1.DatasetStatusApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("DatasetToMigrate"):
+		return &datav1alpha1.DatasetToMigrateApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("DataToMigrate"):
+		return &datav1alpha1.DataToMigrateApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("EmptyDirTier"):
 		return &datav1alpha1.EmptyDirTierApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("EncryptOption"):
@@ -78,6 +94,8 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &datav1alpha1.ExecutionCommonEntryApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("ExecutionEntries"):
 		return &datav1alpha1.ExecutionEntriesApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("ExternalStorage"):
+		return &datav1alpha1.ExternalStorageApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("ExtraResourcesComponentDependency"):
 		return &datav1alpha1.ExtraResourcesComponentDependencyApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("HCFS"):
@@ -86,6 +104,16 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &datav1alpha1.HostPathTierApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("InitUsersSpec"):
 		return &datav1alpha1.InitUsersSpecApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("JobProcessor"):
+		return &datav1alpha1.JobProcessorApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("JuiceFSCompTemplateSpec"):
+		return &datav1alpha1.JuiceFSCompTemplateSpecApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("JuiceFSFuseSpec"):
+		return &datav1alpha1.JuiceFSFuseSpecApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("JuiceFSRuntime"):
+		return &datav1alpha1.JuiceFSRuntimeApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("JuiceFSRuntimeSpec"):
+		return &datav1alpha1.JuiceFSRuntimeSpecApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("Level"):
 		return &datav1alpha1.LevelApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("MetadataSyncPolicy"):
@@ -106,6 +134,8 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &datav1alpha1.PreferTermApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("ProcessMemoryTier"):
 		return &datav1alpha1.ProcessMemoryTierApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("Processor"):
+		return &datav1alpha1.ProcessorApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("RequireTerm"):
 		return &datav1alpha1.RequireTermApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("Runtime"):
@@ -130,14 +160,32 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &datav1alpha1.RuntimeTieredStoreApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("RuntimeTopology"):
 		return &datav1alpha1.RuntimeTopologyApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("ScriptProcessor"):
+		return &datav1alpha1.ScriptProcessorApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("SecretKeySelector"):
 		return &datav1alpha1.SecretKeySelectorApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("SecretMountDependency"):
 		return &datav1alpha1.SecretMountDependencyApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("TargetDataset"):
 		return &datav1alpha1.TargetDatasetApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("TargetDatasetWithMountPath"):
+		return &datav1alpha1.TargetDatasetWithMountPathApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("TargetPath"):
 		return &datav1alpha1.TargetPathApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("ThinCompTemplateSpec"):
+		return &datav1alpha1.ThinCompTemplateSpecApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("ThinFuseSpec"):
+		return &datav1alpha1.ThinFuseSpecApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("ThinRuntime"):
+		return &datav1alpha1.ThinRuntimeApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("ThinRuntimeProfile"):
+		return &datav1alpha1.ThinRuntimeProfileApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("ThinRuntimeProfileSpec"):
+		return &datav1alpha1.ThinRuntimeProfileSpecApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("ThinRuntimeProfileStatus"):
+		return &datav1alpha1.ThinRuntimeProfileStatusApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("ThinRuntimeSpec"):
+		return &datav1alpha1.ThinRuntimeSpecApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("TieredStore"):
 		return &datav1alpha1.TieredStoreApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("User"):

@@ -414,6 +414,9 @@ type RuntimeStatus struct {
 	// +listType=atomic
 	// +optional
 	Mounts []Mount `json:"mounts,omitempty"`
+	// cacheAffinity is where the workers run.
+	// +optional
+	CacheAffinity *corev1.NodeAffinity `json:"cacheAffinity,omitempty"`
 	// observedGeneration of the spec that this status speaks of.
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`

@@ -59,7 +59,13 @@ func TestColumnsAreThoseThatFluidsUsersKnow(t *testing.T) {
 			"wide Ready Workers .status.workerNumberReady", "wide Desired Workers .status.desiredWorkerNumberScheduled", "Worker Phase .status.workerPhase",
 			"wide Ready Fuses .status.fuseNumberReady", "wide Desired Fuses .status.desiredFuseNumberScheduled", "Fuse Phase .status.fusePhase",
 			"wide API Gateway .status.apiGateway.endpoint", age},
-		"dataloads": {"Dataset .spec.dataset.name", "Phase .status.phase", age, "Duration .status.duration", "Progress .status.progress.percent"},
+		"juicefsruntimes": {"wide Ready Workers .status.workerNumberReady", "wide Desired Workers .status.desiredWorkerNumberScheduled", "Worker Phase .status.workerPhase",
+			"wide Ready Fuses .status.fuseNumberReady", "wide Desired Fuses .status.desiredFuseNumberScheduled", "Fuse Phase .status.fusePhase", age},
+		"datamigrates": {"Phase .status.phase", age, "Duration .status.duration"},
+		"databackups": {"Dataset .spec.dataset", "Phase .status.phase", "Path .status.infos.BackupLocationPath",
+			"NodeName .status.infos.BackupLocationNodeName", "Duration .status.duration", age},
+		"dataprocesses": {"Dataset .spec.dataset.name", "Phase .status.phase", age, "Duration .status.duration"},
+		"dataloads":     {"Dataset .spec.dataset.name", "Phase .status.phase", age, "Duration .status.duration", "Progress .status.progress.percent"},
 	} {
 		t.Run(plural, func(t *testing.T) {
 			var got []string
@@ -84,6 +90,12 @@ func TestNamesAndSubresourcesAreThoseThatFluidsUsersKnow(t *testing.T) {
 		"cacheruntimeclasses": "CacheRuntimeClass Cluster [] [fluid]",
 		"alluxioruntimes":     "AlluxioRuntime Namespaced [alluxio] [fluid] status scale:.spec.replicas,.status.currentWorkerNumberScheduled,.status.selector",
 		"dataloads":           "DataLoad Namespaced [load] [fluid] status",
+		"juicefsruntimes":     "JuiceFSRuntime Namespaced [juicefs] [fluid] status scale:.spec.replicas,.status.currentWorkerNumberScheduled,.status.selector",
+		"thinruntimes":        "ThinRuntime Namespaced [] [fluid] status",
+		"thinruntimeprofiles": "ThinRuntimeProfile Cluster [] [fluid] status",
+		"datamigrates":        "DataMigrate Namespaced [migrate] [fluid] status",
+		"databackups":         "DataBackup Namespaced [backup] [fluid] status",
+		"dataprocesses":       "DataProcess Namespaced [] [fluid] status",
 	} {
 		t.Run(plural, func(t *testing.T) {
 			spec := readCRD(t, plural).Spec

@@ -73,10 +73,10 @@ type EncryptOption struct {
 
 // Mount binds one source to a path of the Dataset.
 type Mount struct {
-	// mountPoint is the URI of the source, such as s3://bucket/prefix or pvc://claim/sub.
+	// mountPoint is the URI of the source, such as s3://bucket/prefix or pvc://claim/sub;
+	// one that no engine here reads is told by the condition Ready.
 	// +kubebuilder:validation:MinLength=5
 	// +kubebuilder:validation:MaxLength=2048
-	// +kubebuilder:validation:XValidation:rule="self.indexOf('://') > 0 && self.substring(0, self.indexOf('://')) in ['pvc', 'local', 's3', 's3a', 's3n', 'oss', 'cos', 'cosn', 'obs', 'gs', 'gcs', 'hdfs', 'viewfs', 'http', 'https', 'dataset', 'juicefs', 'ceph', 'cephfs', 'abfs', 'abfss', 'wasb', 'wasbs', 'adl', 'nfs', 'glusterfs', 'webdav', 'sftp', 'ftp', 'swift', 'jindo', 'jfs', 'oci', 'tos', 'bos', 'vineyard', 'efc', 'nas', 'cpfs', 'lustre', 'gpfs', 'minio', 'ozone', 'o3fs', 'ofs', 'kodo', 'b2', 'azblob', 'file', 'alluxio', 'goosefs', 'cubefs', 'chubaofs', 'curve', 'curvine', 'seaweedfs', 'beegfs', 'smb', 'cifs', 'ks3', 'us3', 'eos', 'webhdfs', 'swebhdfs', 'hf']",message="mountPoint has an unknown scheme: write it as scheme://…, for instance s3://bucket/prefix, pvc://claim/sub, local:///host/path, hdfs://namenode:8020/path, https://server/path/ or dataset://namespace/name"
 	// +kubebuilder:validation:XValidation:rule="!self.startsWith('pvc://') || self.matches('^pvc://[a-z0-9]')",message="mountPoint names no claim: write it as pvc://claim or pvc://claim/sub"
 	// +kubebuilder:validation:XValidation:rule="!self.startsWith('dataset://') || self.matches('^dataset://[^/]+/[^/]+')",message="mountPoint names no Dataset: write it as dataset://namespace/name or dataset://namespace/name/sub"
 	MountPoint string `json:"mountPoint"`

@@ -34,6 +34,12 @@ func init() {
 		&CacheRuntime{}, &CacheRuntimeList{},
 		&CacheRuntimeClass{}, &CacheRuntimeClassList{},
 		&AlluxioRuntime{}, &AlluxioRuntimeList{},
+		&JuiceFSRuntime{}, &JuiceFSRuntimeList{},
+		&ThinRuntime{}, &ThinRuntimeList{},
+		&ThinRuntimeProfile{}, &ThinRuntimeProfileList{},
 		&DataLoad{}, &DataLoadList{},
+		&DataMigrate{}, &DataMigrateList{},
+		&DataBackup{}, &DataBackupList{},
+		&DataProcess{}, &DataProcessList{},
 	)
 }

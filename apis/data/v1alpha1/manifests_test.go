@@ -120,6 +120,13 @@ func TestTheManifestsOfEveryKindUseEveryField(t *testing.T) {
 		"CacheRuntime":      datav1alpha1.CacheRuntime{},
 		"CacheRuntimeClass": datav1alpha1.CacheRuntimeClass{},
 		"DataLoad":          datav1alpha1.DataLoad{},
+
+		"JuiceFSRuntime":     datav1alpha1.JuiceFSRuntime{},
+		"ThinRuntime":        datav1alpha1.ThinRuntime{},
+		"ThinRuntimeProfile": datav1alpha1.ThinRuntimeProfile{},
+		"DataMigrate":        datav1alpha1.DataMigrate{},
+		"DataBackup":         datav1alpha1.DataBackup{},
+		"DataProcess":        datav1alpha1.DataProcess{},
 	} {
 		t.Run(kind, func(t *testing.T) {
 			var doc any

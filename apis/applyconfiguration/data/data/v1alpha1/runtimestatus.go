@@ -4,6 +4,7 @@ package v1alpha1
 
 import (
 	datav1alpha1 "github.com/millrace/millrace/apis/data/v1alpha1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	v1 "k8s.io/client-go/applyconfigurations/meta/v1"
 )
@@ -38,6 +39,7 @@ type RuntimeStatusApplyConfiguration struct {
 	APIGatewayStatus             *APIGatewayStatusApplyConfiguration `json:"apiGateway,omitempty"`
 	MountTime                    *metav1.Time                        `json:"mountTime,omitempty"`
 	Mounts                       []MountApplyConfiguration           `json:"mounts,omitempty"`
+	CacheAffinity                *corev1.NodeAffinity                `json:"cacheAffinity,omitempty"`
 	ObservedGeneration           *int64                              `json:"observedGeneration,omitempty"`
 }
 
@@ -270,6 +272,14 @@ func (b *RuntimeStatusApplyConfiguration) WithMounts(values ...*MountApplyConfig
 		}
 		b.Mounts = append(b.Mounts, *values[i])
 	}
+	return b
+}
+
+// WithCacheAffinity sets the CacheAffinity field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the CacheAffinity field is set to the value of the last call.
+func (b *RuntimeStatusApplyConfiguration) WithCacheAffinity(value corev1.NodeAffinity) *RuntimeStatusApplyConfiguration {
+	b.CacheAffinity = &value
 	return b
 }
 
