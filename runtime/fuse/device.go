@@ -27,8 +27,8 @@ type Device interface {
 	// Read takes one request, waiting for it. It returns syscall.ENODEV when
 	// the mount is gone.
 	Read(p []byte) (int, error)
-	// Write gives one reply or notification.
-	Write(p []byte) (int, error)
+	// Write gives one reply or notification, which may lie in parts.
+	Write(parts ...[]byte) (int, error)
 	// RegisterBacking gives the kernel a file to read in place of the server.
 	// The kernel keeps the file until UnregisterBacking, and until the last
 	// open that was answered with the id is gone.
@@ -91,7 +91,12 @@ func mountKernel(dir string) (*kernelDevice, error) {
 
 func (d *kernelDevice) Read(p []byte) (int, error) { return unix.Read(d.fd, p) }
 
-func (d *kernelDevice) Write(p []byte) (int, error) { return unix.Write(d.fd, p) }
+func (d *kernelDevice) Write(parts ...[]byte) (int, error) {
+	if len(parts) == 1 {
+		return unix.Write(d.fd, parts[0])
+	}
+	return unix.Writev(d.fd, parts)
+}
 
 // ioctls of linux/fuse.h.
 const (

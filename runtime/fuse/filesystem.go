@@ -73,3 +73,14 @@ type File interface {
 	// Close ends the use of the file, and with it its lease at the worker.
 	Close() error
 }
+
+// Lender is a File that may have bytes in memory already, so that the kernel can
+// take them from there: one copy less.
+type Lender interface {
+	// Lend gives n bytes from off on, all of them within the file, in one part
+	// or several. They stay what they are until done is called. This package
+	// does not look at them: what is mapped from a disk may be unreadable, which
+	// the kernel survives and this process does not. Without parts and without
+	// an error ReadAt is to be called.
+	Lend(ctx context.Context, off, n int64) (parts [][]byte, done func(), err error)
+}

@@ -91,6 +91,12 @@ func (m *metrics) took(op uint32, d time.Duration) {
 	by.Observe(d.Seconds())
 }
 
+// read takes in the answer to a READ.
+func (m *metrics) read(bytes int) {
+	m.reads.Inc()
+	m.readBytes.Add(float64(bytes))
+}
+
 func errnoName(no syscall.Errno) string {
 	if name := unix.ErrnoName(no); name != "" {
 		return name

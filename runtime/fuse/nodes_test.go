@@ -83,10 +83,10 @@ func TestAnIDOfAFormerServerIsTakenForItsInode(t *testing.T) {
 // slots stands for a device that takes any file.
 type slots struct{ registered, unregistered int }
 
-func (d *slots) Read([]byte) (int, error)  { return 0, syscall.ENODEV }
-func (d *slots) Write([]byte) (int, error) { return 0, syscall.ENODEV }
-func (d *slots) Unmount() error            { return nil }
-func (d *slots) Close() error              { return nil }
+func (d *slots) Read([]byte) (int, error)     { return 0, syscall.ENODEV }
+func (d *slots) Write(...[]byte) (int, error) { return 0, syscall.ENODEV }
+func (d *slots) Unmount() error               { return nil }
+func (d *slots) Close() error                 { return nil }
 func (d *slots) RegisterBacking(uintptr) (int32, error) {
 	d.registered++
 	return int32(d.registered), nil

@@ -70,6 +70,8 @@ type protocol struct {
 	// undelivered is called with the node and handle of an OPEN or OPENDIR
 	// that was answered when nobody waited any more: no RELEASE follows.
 	undelivered func(op uint32, node, fh uint64)
+	// loans has the bytes of READs that are not in their reply.
+	loans *loans
 	// took is called with the time that an answer took.
 	took func(op uint32, d time.Duration)
 
@@ -179,6 +181,13 @@ func (p *protocol) answer(l *loop, in, reply []byte) {
 		reply = *b
 	}
 	n, status := p.server.HandleRequest([][]byte{in}, [][]byte{reply})
+	parts := [][]byte{reply[:n]}
+	if given := p.loans.take(h.Unique); given != nil {
+		defer given.done()
+		if n == outHeaderBytes+given.n {
+			parts = append([][]byte{reply[:outHeaderBytes]}, given.parts...)
+		}
+	}
 	if n == 0 {
 		if !status.Ok() {
 			p.log.Warn("drop a FUSE request", "opcode", h.Opcode, "status", status)
@@ -188,7 +197,7 @@ func (p *protocol) answer(l *loop, in, reply []byte) {
 	if h.Opcode == opInit {
 		capMaxWrite(reply[:n])
 	}
-	_, err := p.dev.Write(reply[:n])
+	_, err := p.dev.Write(parts...)
 	switch {
 	case err == nil, errors.Is(err, syscall.ENODEV):
 	case errors.Is(err, syscall.ENOENT): // interrupted: nobody waits for the reply

@@ -94,10 +94,12 @@ func newServer(ctx context.Context, fs FileSystem, dev Device, log *slog.Logger,
 		nodes:         newNodes(small),
 		files:         newOpenFiles(fs, dev, log, m, small),
 		dirs:          newOpenDirs(),
+		loans:         newLoans(),
 		m:             m,
 	}
 	s.protocol = newProtocol(dev, s.requests, log)
 	s.protocol.took = m.took
+	s.protocol.loans = s.requests.loans
 	s.protocol.undelivered = func(op uint32, node, fh uint64) {
 		if op == opOpenDir {
 			s.requests.dirs.release(fh)

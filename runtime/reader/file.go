@@ -167,26 +167,34 @@ func (f *file) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 // readLocal reads from the copy of the worker on this node, which fetches what
 // is missing in it.
 func (f *file) readLocal(ctx context.Context, p []byte, off int64) error {
-	if err := f.attach(ctx, 0); err != nil {
+	local, err := f.here(ctx, off, int64(len(p)))
+	if err != nil {
 		return err
+	}
+	if _, err := local.File().ReadAt(p, off); err != nil {
+		return fmt.Errorf("read the cached file of %s at %d: %w", f.o.GetPath(), off, err)
+	}
+	f.r.m.local(int64(len(p)))
+	return nil
+}
+
+// here is the copy of the worker on this node when it has a range.
+func (f *file) here(ctx context.Context, off, n int64) (*wire.LocalFile, error) {
+	if err := f.attach(ctx, 0); err != nil {
+		return nil, err
 	}
 	f.mu.Lock()
 	local, full := f.local, time.Now().Before(f.full)
 	f.mu.Unlock()
 	if local == nil {
-		return errNoWorker
+		return nil, errNoWorker
 	}
 	if !local.Complete() {
-		if err := f.ensure(ctx, local, off, int64(len(p)), full); err != nil {
-			return err
+		if err := f.ensure(ctx, local, off, n, full); err != nil {
+			return nil, err
 		}
 	}
-	if _, err := local.File().ReadAt(p, off); err != nil {
-		return fmt.Errorf("read the cached file of %s at %d: %w", f.o.GetPath(), off, err)
-	}
-	f.r.m.read.WithLabelValues("local").Add(float64(len(p)))
-	f.r.m.requests.WithLabelValues("local").Inc()
-	return nil
+	return local, nil
 }
 
 // ensure has the worker make a range present. The worker itself reads ahead of
@@ -246,27 +254,10 @@ func (r *Reader) ensureSoon(local *wire.LocalFile, s span) {
 
 // readRemote reads from owners or the source.
 func (f *file) readRemote(ctx context.Context, p []byte, off int64) error {
-	at := f.pattern.saw(off, int64(len(p)), f.size)
-	f.startAll(span{off, int64(len(p))}, at.unit, nil)
-	for _, s := range at.ahead {
-		if !f.startAll(s, at.aheadUnit, &f.pattern) {
-			f.pattern.wasted()
-			break
-		}
-	}
+	unit := f.startRemote(off, int64(len(p)))
 	for len(p) > 0 {
-		b, err := f.block(ctx, off, at.unit)
+		b, err := f.block(ctx, off, unit)
 		if err != nil {
-			return err
-		}
-		select {
-		case <-b.ready:
-		case <-ctx.Done():
-			f.r.blocks.put(b)
-			return ctx.Err()
-		}
-		if err := b.err; err != nil {
-			f.r.blocks.put(b)
 			return err
 		}
 		n := copy(p, b.data[off%b.key.unit:])
@@ -276,10 +267,39 @@ func (f *file) readRemote(ctx context.Context, p []byte, off int64) error {
 	return nil
 }
 
-// block has the block of a byte fetched, if it is not there, and waits for room.
+// startRemote has a range fetched, and what will be wanted next as far as there
+// is room, and gives the unit.
+func (f *file) startRemote(off, n int64) (unit int64) {
+	at := f.pattern.saw(off, n, f.size)
+	f.startAll(span{off, n}, at.unit, nil)
+	for _, s := range at.ahead {
+		if !f.startAll(s, at.aheadUnit, &f.pattern) {
+			f.pattern.wasted()
+			break
+		}
+	}
+	return at.unit
+}
+
+// block is the block of a byte when it is there, for the caller to put back. It
+// is fetched if need be.
 func (f *file) block(ctx context.Context, off, unit int64) (*block, error) {
 	k := f.blockAt(off, unit)
-	return f.r.blocks.get(ctx, k, f.blockLength(k), f.fetch)
+	b, err := f.r.blocks.get(ctx, k, f.blockLength(k), f.fetch)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case <-b.ready:
+		err = b.err
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	if err != nil {
+		f.r.blocks.put(b)
+		return nil, err
+	}
+	return b, nil
 }
 
 func (f *file) blockAt(off, unit int64) blockKey { return blockKey{f.o.GetKey(), unit, off / unit} }

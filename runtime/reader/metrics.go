@@ -74,6 +74,12 @@ func (m *metrics) all() []prometheus.Collector {
 	}
 }
 
+// local takes in a read of the local copy.
+func (m *metrics) local(bytes int64) {
+	m.read.WithLabelValues("local").Add(float64(bytes))
+	m.requests.WithLabelValues("local").Inc()
+}
+
 func (m *metrics) unregister() {
 	if m.registerer == nil {
 		return

@@ -79,6 +79,43 @@ func TestEveryWayGivesTheRightBytes(t *testing.T) {
 	}
 }
 
+func TestWhatIsLentIsRight(t *testing.T) {
+	for way, node := range map[string]string{"from the copy on this node": "a", "from other nodes": ""} {
+		t.Run(way, func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t, nil)
+			s.put("f", content("f", 5*block+333))
+			s.worker("a", 1<<30)
+			s.worker("b", 1<<30)
+			r := s.reader(node, nil)
+			f := s.open(r, "f")
+			defer f.Close()
+			want := content("f", 5*block+333)
+			lent := 0
+			for _, at := range []struct{ off, n int64 }{
+				{0, 256 << 10}, {256 << 10, 512 << 10}, {768 << 10, mib}, {2 * mib, mib}, {3 * mib, mib}, {4 * mib, 4 * mib}, {8*mib + 77, mib}, {block - 1, 2 * mib}, {5 * block, 333},
+			} {
+				parts, done, err := f.(fuse.Lender).Lend(t.Context(), at.off, at.n)
+				if err != nil {
+					t.Fatalf("%v: %v", at, err)
+				}
+				if parts == nil {
+					continue
+				}
+				lent++
+				if !bytes.Equal(bytes.Join(parts, nil), want[at.off:at.off+at.n]) {
+					t.Errorf("%v is wrong", at)
+				}
+				done()
+			}
+			if lent < 6 {
+				t.Errorf("only %d ranges were lent", lent)
+			}
+			s.check(r, "f", want)
+		})
+	}
+}
+
 func TestNamesAndAttributesAreThoseOfTheSource(t *testing.T) {
 	s := newScene(t, nil)
 	s.putFiles()
