@@ -1,18 +1,14 @@
 package store
 
 import (
-	"container/list"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
-	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -38,8 +34,16 @@ type directory struct {
 	// promised is what leased files may still take. It guides placement only.
 	promised int64
 	// guests that nobody leases, the longest unused first, and their bytes.
-	guests     *list.List
+	guests     queue
 	guestBytes int64
+	// coming is how many files are being copied here from another tier.
+	coming int
+	// draining: it was above its high mark, and is not down at the low one yet.
+	draining bool
+	// number is where it stands in Store.dirs.
+	number uint8
+	// marker is the file that says that the journal can be trusted; "" if not.
+	marker string
 	// choose ranks the owners' files; nil under PolicyUniform.
 	choose *chooser
 	// failed says why the directory takes nothing now: its disk fails.
@@ -50,7 +54,7 @@ type directory struct {
 
 func openDirectory(ctx context.Context, d Dir, t Tier, level int, wait time.Duration) (_ *directory, err error) {
 	out := &directory{path: d.Path, data: filepath.Join(d.Path, formatDir), level: level, medium: t.Medium,
-		high: t.High, low: t.Low, quota: d.QuotaBytes, guests: list.New()}
+		high: t.High, low: t.Low, quota: d.QuotaBytes}
 	if out.high <= 0 || out.high > 1 {
 		out.high = 1
 	}
@@ -139,89 +143,13 @@ func (d *directory) shard(key Key) string { return filepath.Join(d.data, string(
 
 func (d *directory) file(key Key) string { return filepath.Join(d.shard(key), string(key)) }
 
-// found is a file that was recovered, and when it was last written.
-type found struct {
-	*entry
-	written unix.Timespec
-}
-
-// recover reads what a former process left: the files that the journal knows,
-// the longest unwritten first. All else in the directory is removed.
-func (d *directory) recover(ctx context.Context) ([]*entry, error) {
-	j, known, err := openJournal(filepath.Join(d.data, journalName))
-	if err != nil {
+// create names a new file in the journal and makes it, in this order.
+func (d *directory) create(key rawKey, size, blockBytes int64, flags byte) (*os.File, error) {
+	if err := d.journal.append(recordFile, flags, key, uint64(size), uint64(blockBytes)); err != nil {
 		return nil, err
 	}
-	d.journal = j
-	shards, err := os.ReadDir(d.data)
-	if err != nil {
-		return nil, err
-	}
-	var (
-		g   errgroup.Group
-		mu  sync.Mutex
-		all []found
-	)
-	g.SetLimit(8)
-	for _, shard := range shards {
-		if shard.Name() == journalName {
-			continue
-		}
-		g.Go(func() error {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			here, err := d.recoverShard(shard.Name(), known)
-			mu.Lock()
-			defer mu.Unlock()
-			all = append(all, here...)
-			return err
-		})
-	}
-	if err := g.Wait(); err != nil {
-		return nil, err
-	}
-	slices.SortFunc(all, func(a, b found) int { return int(a.written.Nano() - b.written.Nano()) })
-	out := make([]*entry, len(all))
-	for i, f := range all {
-		f.born = time.Unix(f.written.Unix())
-		f.used = f.born
-		out[i] = f.entry
-		d.used += f.charged
-	}
-	return out, nil
-}
-
-func (d *directory) recoverShard(shard string, known map[rawKey]*meta) (out []found, err error) {
-	path := filepath.Join(d.data, shard)
-	dir, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer dir.Close()
-	names, err := dir.Readdirnames(-1)
-	if errors.Is(err, unix.ENOTDIR) {
-		return nil, os.Remove(path)
-	}
-	if err != nil {
-		return nil, err
-	}
-	for _, name := range names {
-		var st unix.Stat_t
-		var m *meta
-		if raw, ok := Key(name).raw(); ok {
-			m = known[raw]
-		}
-		if m != nil && name[:2] == shard && unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil &&
-			st.Mode&unix.S_IFMT == unix.S_IFREG && st.Size == m.size {
-			out = append(out, found{recoveredEntry(d, Key(name), m, st.Blocks*512), st.Mtim})
-			continue
-		}
-		if err := os.RemoveAll(filepath.Join(path, name)); err != nil {
-			return nil, fmt.Errorf("remove what does not verify: %w", err)
-		}
-	}
-	return out, nil
+	// If it cannot be made: a file without a block is looked for at the next start.
+	return d.createData(key.key(), size)
 }
 
 // createData makes the sparse file of a new entry.

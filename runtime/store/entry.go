@@ -1,7 +1,6 @@
 package store
 
 import (
-	"container/list"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -17,26 +16,21 @@ const diskUnit = 4096
 
 func roundUp(n int64) int64 { return (n + diskUnit - 1) / diskUnit * diskUnit }
 
-// entry is a cached file in the index.
+// entry is a cached file that is leased, or that the Store works on under its mu.
 type entry struct {
+	// record is the file's in the index, until it is buried.
+	*record
+	id         uint32
 	dir        *directory
 	key        Key
 	size       int64
 	blockBytes int64
 
 	// The Store's mu guards these.
-	guest     bool
-	pinned    bool
-	doomed    bool      // a policy chose it while it was leased
-	born      time.Time // when it came into the cache
-	used      time.Time // when it was leased last
-	hits      int       // leases since it came to its directory
+	doomed    bool // a policy chose it while it was leased
 	leases    int
-	idle      *list.Element // in dir.guests, while it is a guest that nobody leases
-	charged   int64         // part of dir.used
-	promised  int64         // part of dir.promised, while it is leased
-	recovered bool          // not leased yet since a restart
-	verifying bool          // in the background
+	promised  int64 // part of dir.promised, while it is leased
+	verifying bool  // in the background
 
 	// dropped is written with both mu held and read with either.
 	dropped bool
@@ -45,73 +39,79 @@ type entry struct {
 	writing sync.Mutex
 
 	// mu guards these. It comes after the Store's mu.
-	mu     sync.Mutex
-	data   *os.File // while it is leased
-	blocks []blockState
-	// present counts blocks that are not blockMissing, unverified those of them
-	// that nobody has looked at since a restart; crcs has what the blocks that
-	// are there must be, nil while there are none.
-	present, unverified int
-	crcs                []uint32
+	mu   sync.Mutex
+	data *os.File // while it is leased
+	blocks
 	// busy has a block while somebody writes or verifies it; it is closed then.
 	busy map[int]chan struct{}
-	// strays are the bytes on disk, already charged, of blocks that are not
-	// there: a write that was cut short, or bytes that do not verify.
-	strays map[int]int64
 }
 
-type blockState uint8
-
-const (
-	blockMissing blockState = iota
-	// blockUnverified: it was there before a restart; its CRC is still to be checked.
-	blockUnverified
-	blockPresent
-)
-
-func newEntry(d *directory, key Key, size, blockBytes int64, guest bool) *entry {
-	return &entry{dir: d, key: key, size: size, blockBytes: blockBytes, guest: guest, blocks: make([]blockState, blockCount(size, blockBytes))}
-}
-
-func recoveredEntry(d *directory, key Key, m *meta, charged int64) *entry {
-	e := newEntry(d, key, m.size, m.blockBytes, m.guest)
-	e.charged, e.recovered, e.pinned = charged, true, m.pinned
-	e.present, e.unverified = len(m.blocks), len(m.blocks)
-	if e.unverified > 0 {
-		e.crcs = make([]uint32, len(e.blocks))
+// entry gives the file of a record to work on: the one that is leased, if it is.
+// Callers hold mu.
+func (s *Store) entry(id uint32) *entry {
+	if e := s.open[id]; e != nil {
+		return e
 	}
-	for _, b := range m.blocks {
-		e.blocks[b.block], e.crcs[b.block] = blockUnverified, b.crc
-	}
-	return e
+	r := s.index.at(id)
+	return &entry{record: r, id: id, dir: s.dirs[r.dir], key: r.key.key(), size: r.size, blockBytes: s.index.units[r.unit],
+		blocks: s.index.blocksOf(id)}
 }
 
-// open opens the data for the first lease.
-func (e *entry) open() error {
+// find is entry for a key; nil if there is none. Callers hold mu.
+func (s *Store) find(key Key) *entry {
+	raw, _ := key.raw()
+	if id := s.index.ids[raw]; id != 0 {
+		return s.entry(id)
+	}
+	return nil
+}
+
+// openData opens the data for the first lease. Callers hold the Store's mu.
+func (e *entry) openData() error {
 	f, err := os.OpenFile(e.dir.file(e.key), os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
+	if e.is(isOld) {
+		if err := e.check(f); err != nil {
+			return errors.Join(err, f.Close())
+		}
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.data = f
-	if e.recovered {
-		e.recovered = false
+	if e.is(isOld) {
+		e.set(isOld, false)
 		e.findStrays()
 	}
+	return nil
+}
+
+// check compares a file from before a restart with what the journal said of it,
+// and corrects its account.
+func (e *entry) check(f *os.File) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return err
+	}
+	if st.Size != e.size {
+		return fmt.Errorf("it has %d bytes, not %d", st.Size, e.size)
+	}
+	e.dir.used += st.Blocks*512 - e.charged
+	e.charged = st.Blocks * 512
 	return nil
 }
 
 // findStrays looks for bytes that a killed writer left behind. Callers hold mu.
 func (e *entry) findStrays() {
 	extra := e.charged
-	for block, state := range e.blocks {
+	for block, state := range e.states {
 		if state != blockMissing {
 			extra -= roundUp(e.length(block))
 		}
 	}
-	for block := 0; block < len(e.blocks) && extra > 0; block++ {
-		if e.blocks[block] == blockMissing {
+	for block := 0; block < len(e.states) && extra > 0; block++ {
+		if e.states[block] == blockMissing {
 			extra -= e.setStray(block)
 		}
 	}
@@ -158,29 +158,18 @@ func (e *entry) takeData() *os.File {
 	return f
 }
 
-// flags of e's record. Callers hold the Store's mu.
-func (e *entry) flags() byte { return flagsOf(e.guest, e.pinned) }
+// flags of e's record in the journal. Callers hold the Store's mu.
+func (r *record) flags() byte { return flagsOf(r.is(isGuest), r.is(isPinned)) }
 
 // change describes e for OnChange; ok is false when it has no bytes to speak of.
 func (e *entry) change() (c Change, ok bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	c = Change{Key: e.key, Size: e.size, Complete: e.present == len(e.blocks)}
+	c = Change{Key: e.key, Size: e.size, Complete: e.complete()}
 	if !c.Complete {
 		c.Bitmap = e.bitmap(blockUnverified)
 	}
 	return c, e.present > 0 || c.Complete
-}
-
-// bitmap marks the blocks that are at least as far as min. Callers hold mu.
-func (e *entry) bitmap(min blockState) []byte {
-	out := make([]byte, (len(e.blocks)+7)/8)
-	for i, b := range e.blocks {
-		if b >= min {
-			out[i/8] |= 1 << (i % 8)
-		}
-	}
-	return out
 }
 
 // length is the size of a block; the last one may be shorter.
@@ -191,7 +180,7 @@ func (e *entry) length(block int) int64 {
 func (e *entry) state(block int) blockState {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.blocks[block]
+	return e.states[block]
 }
 
 // claim makes the caller the only one who works on a block, until free. It is
@@ -200,7 +189,7 @@ func (e *entry) claim(block int, settled func(blockState) bool) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for {
-		if settled(e.blocks[block]) {
+		if settled(e.states[block]) {
 			return false
 		}
 		other := e.busy[block]
@@ -235,14 +224,14 @@ func (e *entry) settle(block int, crc uint32, failed error) error {
 	err := failed
 	// A dropped file has no more record: its key may be that of another by now.
 	if err == nil && !e.dropped {
-		err = e.dir.journal.append(recordBlock, 0, e.key, uint64(block), uint64(crc))
+		err = e.dir.journal.append(recordBlock, 0, e.record.key, uint64(block), stamped(crc, time.Now()))
 	}
 	if err != nil {
 		e.setStray(block)
 		return err
 	}
 	if e.crcs == nil {
-		e.crcs = make([]uint32, len(e.blocks))
+		e.crcs = make([]uint32, len(e.states))
 	}
 	e.crcs[block] = crc
 	e.setState(block, blockPresent)
@@ -301,7 +290,7 @@ func (w *blockWriter) put(piece []byte) error {
 
 // setState keeps the counts. Callers hold mu.
 func (e *entry) setState(block int, now blockState) {
-	was := e.blocks[block]
+	was := e.states[block]
 	if was == blockUnverified {
 		e.unverified--
 	}
@@ -311,7 +300,7 @@ func (e *entry) setState(block int, now blockState) {
 	if was != blockMissing && now == blockMissing {
 		e.present--
 	}
-	e.blocks[block] = now
+	e.states[block] = now
 }
 
 // verify reads a claimed block that was recovered and says whether it is good.
@@ -339,7 +328,7 @@ func (e *entry) verify(block int, buf []byte) bool {
 	e.setState(block, blockMissing)
 	e.setStray(block)
 	if !e.dropped {
-		_ = e.dir.journal.append(recordGone, 0, e.key, uint64(block), 0) // else it is found bad again
+		_ = e.dir.journal.append(recordGone, 0, e.record.key, uint64(block), 0) // else it is found bad again
 	}
 	return false
 }

@@ -27,7 +27,7 @@ func (f *File) Key() Key { return f.e.key }
 func (f *File) Size() int64 { return f.e.size }
 
 // Blocks is how many blocks the file has; an empty file has none.
-func (f *File) Blocks() int { return len(f.e.blocks) }
+func (f *File) Blocks() int { return len(f.e.states) }
 
 // BlockBytes is the size of all blocks but the last.
 func (f *File) BlockBytes() int64 { return f.e.blockBytes }
@@ -56,7 +56,7 @@ func (f *File) Missing(off, n int64) []int {
 // Has tells whether a block is there and verifies.
 func (f *File) Has(block int) bool {
 	e := f.e
-	if block < 0 || block >= len(e.blocks) {
+	if block < 0 || block >= len(e.states) {
 		return false
 	}
 	if !e.claim(block, func(s blockState) bool { return s != blockUnverified }) {
@@ -84,7 +84,7 @@ func (f *File) Checksum(block int) (crc uint32, ok bool) {
 	e := f.e
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if block < 0 || block >= len(e.blocks) || e.blocks[block] != blockPresent {
+	if block < 0 || block >= len(e.states) || e.states[block] != blockPresent {
 		return 0, false
 	}
 	return e.crcs[block], true
@@ -95,8 +95,8 @@ func (f *File) Checksum(block int) (crc uint32, ok bool) {
 func (f *File) Recheck(block int) bool {
 	e := f.e
 	e.mu.Lock()
-	if block >= 0 && block < len(e.blocks) && e.blocks[block] == blockPresent {
-		e.blocks[block] = blockUnverified
+	if block >= 0 && block < len(e.states) && e.states[block] == blockPresent {
+		e.states[block] = blockUnverified
 		e.unverified++
 	}
 	e.mu.Unlock()
@@ -111,7 +111,7 @@ func (f *File) HasRange(off, n int64) bool { return len(f.Missing(off, n)) == 0 
 func (f *File) Complete() bool {
 	e := f.e
 	e.mu.Lock()
-	whole, unverified := e.present == len(e.blocks), int64(e.unverified)*e.blockBytes
+	whole, unverified := e.complete(), int64(e.unverified)*e.blockBytes
 	e.mu.Unlock()
 	switch {
 	case !whole || unverified == 0:
@@ -151,8 +151,8 @@ func (f *File) WriteBlock(block int, p []byte) error {
 // no room. While one fills a block, others who want to fill it wait.
 func (f *File) FillBlock(block int, fill func(w io.Writer) error) error {
 	e := f.e
-	if block < 0 || block >= len(e.blocks) {
-		return fmt.Errorf("write block %d of cached file %s: it has %d blocks", block, e.key, len(e.blocks))
+	if block < 0 || block >= len(e.states) {
+		return fmt.Errorf("write block %d of cached file %s: it has %d blocks", block, e.key, len(e.states))
 	}
 	if !e.claim(block, func(s blockState) bool { return s == blockPresent }) {
 		return nil
@@ -186,7 +186,7 @@ func (f *File) fill(block int, fill func(w io.Writer) error) error {
 	taken := func() int64 {
 		e.mu.Lock()
 		defer e.mu.Unlock()
-		if e.blocks[block] != blockMissing {
+		if e.states[block] != blockMissing {
 			return roundUp(e.length(block))
 		}
 		return e.strays[block]
@@ -272,4 +272,49 @@ func (f *File) Dup() (*os.File, error) {
 func (f *File) Close() error {
 	f.once.Do(func() { f.store.unlease(f.e) })
 	return nil
+}
+
+// verifyLater checks the recovered blocks of a file in the background.
+func (s *Store) verifyLater(e *entry) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || e.verifying || e.dropped {
+		return
+	}
+	f, err := s.lease(e)
+	if err != nil {
+		return
+	}
+	e.verifying = true
+	s.background.Go(func() {
+		defer f.Close()
+		defer func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			e.verifying = false
+		}()
+		select {
+		case s.verifier <- struct{}{}:
+		case <-s.stop:
+			return
+		}
+		defer func() { <-s.verifier }()
+		for block := range e.states {
+			select {
+			case <-s.stop:
+				return
+			default:
+				f.Has(block)
+			}
+		}
+	})
+}
+
+// buffer has n bytes, until done.
+func (s *Store) buffer(n int64) (p []byte, done func()) {
+	if n < s.blockBytes/4 || n > s.blockBytes {
+		return make([]byte, n), func() {}
+	}
+	b := s.buffers.Get().(*[]byte)
+	return (*b)[:n], func() { s.buffers.Put(b) }
 }

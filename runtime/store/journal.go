@@ -1,8 +1,6 @@
 package store
 
 import (
-	"bufio"
-	"cmp"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -11,8 +9,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"slices"
 	"sync"
+	"time"
 )
 
 // What the blocks of a directory's files are worth after a restart stands in
@@ -26,7 +24,7 @@ const (
 
 	recordFormat = 'J' // the first record, unless there is none; a is the version
 	recordFile   = 'F' // a file came or changed its flags; a is its size, b that of its blocks
-	recordBlock  = 'B' // block a was written; b is the CRC of its bytes
+	recordBlock  = 'B' // block a was written; b is the CRC of its bytes, and above it when
 	recordGone   = 'G' // block a was found bad
 	recordDrop   = 'D' // the file was dropped
 
@@ -40,6 +38,8 @@ const (
 	// this many times what it was at first.
 	compactRecords = 1 << 20
 	compactGrowth  = 4
+
+	tempSuffix = ".tmp"
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -47,39 +47,6 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 func checksum(p []byte) uint32 { return crc32.Checksum(p, castagnoli) }
 
 var errJournal = errors.New("not a journal of this version")
-
-// meta is what the journal knows of one file.
-type meta struct {
-	size, blockBytes int64
-	guest, pinned    bool
-	// blocks that are there, the lowest first; while a journal is read, what it
-	// says of them in its order.
-	blocks []blockRecord
-}
-
-// blockRecord is what a journal says of a block: the CRC-32C of its bytes, or
-// that it is gone.
-type blockRecord struct {
-	block, crc uint32
-	gone       bool
-}
-
-func (m *meta) count() int { return blockCount(m.size, m.blockBytes) }
-
-// settle keeps the last word on each block.
-func (m *meta) settle() {
-	if len(m.blocks) < 2 && (len(m.blocks) == 0 || !m.blocks[0].gone) {
-		return
-	}
-	slices.SortStableFunc(m.blocks, func(a, b blockRecord) int { return cmp.Compare(a.block, b.block) })
-	kept := m.blocks[:0]
-	for i, b := range m.blocks {
-		if !b.gone && (i+1 == len(m.blocks) || m.blocks[i+1].block != b.block) {
-			kept = append(kept, b)
-		}
-	}
-	m.blocks = kept
-}
 
 // rawKey is a Key in half the bytes and without a pointer.
 type rawKey [16]byte
@@ -117,80 +84,21 @@ func flagsOf(guest, pinned bool) (flags byte) {
 	return flags
 }
 
-func appendRecord(out []byte, kind, flags byte, key Key, a, b uint64) []byte {
+// stamped is what a block's record says: its CRC, and above it when it was
+// written, in Unix seconds; 0, of a former process, is unknown.
+func stamped(crc uint32, at time.Time) uint64 { return uint64(crc) | uint64(uint32(at.Unix()))<<32 }
+
+func appendRecord(out []byte, kind, flags byte, key rawKey, a, b uint64) []byte {
 	start := len(out)
 	out = append(out, kind, flags, 0, 0)
-	if kind == recordFormat {
-		out = append(out, key...)
-	} else {
-		out, _ = hex.AppendDecode(out, []byte(key)) // Key.valid
-	}
+	out = append(out, key[:]...)
 	out = binary.LittleEndian.AppendUint64(out, a)
 	out = binary.LittleEndian.AppendUint64(out, b)
 	return binary.LittleEndian.AppendUint32(out, checksum(out[start:]))
 }
 
 func appendFormat(out []byte) []byte {
-	return appendRecord(out, recordFormat, 0, formatName, formatVersion, 0)
-}
-
-func appendFile(out []byte, key Key, m *meta) []byte {
-	out = appendRecord(out, recordFile, flagsOf(m.guest, m.pinned), key, uint64(m.size), uint64(m.blockBytes))
-	for _, b := range m.blocks {
-		out = appendRecord(out, recordBlock, 0, key, uint64(b.block), uint64(b.crc))
-	}
-	return out
-}
-
-// replay reads a journal. Only what it does not begin as is an error.
-func replay(in io.Reader) (map[rawKey]*meta, error) {
-	files := map[rawKey]*meta{}
-	r := make([]byte, recordBytes)
-	for first := true; ; first = false {
-		if _, err := io.ReadFull(in, r); errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			for _, m := range files {
-				m.settle()
-			}
-			return files, nil // the last record may be torn
-		} else if err != nil {
-			return nil, err
-		}
-		whole := checksum(r[:recordBytes-4]) == binary.LittleEndian.Uint32(r[recordBytes-4:])
-		kind, a, b := r[0], binary.LittleEndian.Uint64(r[20:]), binary.LittleEndian.Uint64(r[28:])
-		if first {
-			if !whole || kind != recordFormat || string(r[4:20]) != formatName || a != formatVersion {
-				return nil, errJournal
-			}
-			continue
-		}
-		if !whole {
-			continue
-		}
-		key := rawKey(r[4:20])
-		m := files[key]
-		switch kind {
-		case recordFile:
-			size, blockBytes := int64(a), int64(b)
-			if size < 0 || blockBytes <= 0 || size/blockBytes >= maxBlocks {
-				continue
-			}
-			if m == nil || m.size != size || m.blockBytes != blockBytes {
-				m = &meta{size: size, blockBytes: blockBytes}
-				files[key] = m
-			}
-			m.guest, m.pinned = r[1]&flagGuest != 0, r[1]&flagPinned != 0
-		case recordBlock:
-			if m != nil && a < uint64(m.count()) {
-				m.blocks = append(m.blocks, blockRecord{block: uint32(a), crc: uint32(b)})
-			}
-		case recordGone:
-			if m != nil && a < maxBlocks {
-				m.blocks = append(m.blocks, blockRecord{block: uint32(a), gone: true})
-			}
-		case recordDrop:
-			delete(files, key)
-		}
-	}
+	return appendRecord(out, recordFormat, 0, rawKey([]byte(formatName)), formatVersion, 0)
 }
 
 // journal is open for appending. Its mu comes after every other lock.
@@ -201,38 +109,48 @@ type journal struct {
 	file    *os.File
 	records int
 	limit   int
+	cleared int // how often
 }
 
 // openJournal reads the journal at path, as empty if there is none or it is not
 // one of this version, and writes it anew if much of it is past.
-func openJournal(path string) (*journal, map[rawKey]*meta, error) {
-	files := map[rawKey]*meta{}
-	old, err := os.Open(path)
-	switch {
-	case err == nil:
-		defer old.Close()
-		if files, err = replay(bufio.NewReaderSize(old, 1<<20)); errors.Is(err, errJournal) {
-			files = map[rawKey]*meta{}
-		} else if err != nil {
-			return nil, nil, fmt.Errorf("read %s: %w", path, err)
-		}
-	case !errors.Is(err, fs.ErrNotExist):
-		return nil, nil, err
+func openJournal(path string) (*journal, *past, error) {
+	old, size, err := openPast(path)
+	if err != nil {
+		return nil, nil, fmt.Errorf("read %s: %w", path, err)
 	}
 	j := &journal{path: path}
-	worth := 1
-	for _, m := range files {
-		worth += 1 + len(m.blocks)
-	}
-	if st, statErr := os.Stat(path); statErr == nil && len(files) > 0 && st.Size() <= int64(worth+worth/2)*recordBytes {
+	worth := old.records()
+	if old.count() > 0 && size <= int64(worth+worth/2)*recordBytes {
 		err = j.reopen(max(compactRecords, compactGrowth*worth))
-	} else if err = j.rewrite(files); isFull(err) && len(files) > 0 {
+	} else if err = j.replace(old, 0); isFull(err) && old.count() > 0 {
 		err = j.reopen(1 << 62) // there is no room for another
 	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("write %s: %w", path, err)
 	}
-	return j, files, nil
+	return j, old, nil
+}
+
+// openPast reads what a journal says; size is that of its file.
+func openPast(path string) (_ *past, size int64, err error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return newPast(0), 0, nil
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, 0, err
+	}
+	p, err := replay(f, st.Size())
+	if errors.Is(err, errJournal) {
+		return newPast(0), st.Size(), nil
+	}
+	return p, st.Size(), err
 }
 
 // reopen goes on with the journal as it is, until it has limit records.
@@ -252,30 +170,19 @@ func (j *journal) reopen(limit int) error {
 	return nil
 }
 
-// rewrite replaces the journal by one that says no more than files. Callers
-// hold mu or are alone.
-func (j *journal) rewrite(files map[rawKey]*meta) error {
-	temp := j.path + ".tmp"
+// replace writes a journal that says no more than p, and after that the records
+// of the present one from number from on. Callers hold mu or are alone; p may
+// have been read without it.
+func (j *journal) replace(p *past, from int) error {
+	temp := j.path + tempSuffix
 	f, err := os.OpenFile(temp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
 		return err
 	}
-	records := 0
-	w := bufio.NewWriterSize(f, 1<<20)
-	if len(files) > 0 {
-		records, err = 1, writeAll(w, appendFormat(nil))
-	}
-	var buf []byte
-	for key, m := range files {
-		if err != nil {
-			break
-		}
-		buf = appendFile(buf[:0], key.key(), m)
-		records += len(buf) / recordBytes
-		err = writeAll(w, buf)
-	}
-	if err == nil {
-		err = w.Flush()
+	records, err := p.write(f)
+	if err == nil && j.file != nil {
+		err = j.copyTail(f, from)
+		records += j.records - from
 	}
 	if err == nil {
 		err = os.Rename(temp, j.path)
@@ -290,36 +197,41 @@ func (j *journal) rewrite(files map[rawKey]*meta) error {
 	return nil
 }
 
-func writeAll(w io.Writer, p []byte) error {
-	_, err := w.Write(p)
+// copyTail appends the records from number from on to f.
+func (j *journal) copyTail(f *os.File, from int) error {
+	old, err := os.Open(j.path)
+	if err != nil {
+		return err
+	}
+	defer old.Close()
+	n := int64(j.records-from) * recordBytes
+	_, err = io.Copy(f, io.NewSectionReader(old, int64(from)*recordBytes, n))
 	return err
 }
 
-// append adds one record, and before the first the format. A torn one, when the
-// disk is full, is cut off again: those that follow must stand at a multiple of
-// their size.
-func (j *journal) append(kind, flags byte, key Key, a, b uint64) error {
+// append adds one record, and before the first the format.
+func (j *journal) append(kind, flags byte, key rawKey, a, b uint64) error {
+	return j.appendAll(appendRecord(make([]byte, 0, recordBytes), kind, flags, key, a, b))
+}
+
+// appendAll adds whole records. A torn one, when the disk is full, is cut off
+// again: those that follow must stand at a multiple of their size.
+func (j *journal) appendAll(records []byte) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.file == nil {
 		return os.ErrClosed
 	}
-	out := make([]byte, 0, 2*recordBytes)
 	if j.records == 0 {
-		out = appendFormat(out)
+		records = append(appendFormat(nil), records...)
 	}
-	out = appendRecord(out, kind, flags, key, a, b)
-	if n, err := j.file.Write(out); err != nil {
+	if n, err := j.file.Write(records); err != nil {
 		if n > 0 {
 			err = errors.Join(err, j.file.Truncate(int64(j.records)*recordBytes))
 		}
 		return err
 	}
-	j.records += len(out) / recordBytes
-	if j.records >= j.limit {
-		j.limit *= 2 // if it cannot be done, later
-		j.compact()
-	}
+	j.records += len(records) / recordBytes
 	return nil
 }
 
@@ -333,19 +245,38 @@ func (j *journal) clear() error {
 	if err := j.file.Truncate(0); err != nil {
 		return err
 	}
-	j.records = 0
+	j.records, j.cleared = 0, j.cleared+1
 	return nil
 }
 
-// compact is best effort: a journal that stays long is still right.
+// compact writes a journal that has grown anew. It is best effort: one that
+// stays long is still right. What it says until now is read without the lock,
+// so nobody waits but for the copy.
 func (j *journal) compact() {
-	old, err := os.Open(j.path)
+	j.mu.Lock()
+	records, cleared := j.records, j.cleared
+	long := j.file != nil && records >= j.limit
+	if long {
+		j.limit *= 2 // if it cannot be done, later
+	}
+	j.mu.Unlock()
+	if !long {
+		return
+	}
+	f, err := os.Open(j.path)
 	if err != nil {
 		return
 	}
-	defer old.Close()
-	if files, err := replay(bufio.NewReaderSize(old, 1<<20)); err == nil {
-		_ = j.rewrite(files)
+	defer f.Close()
+	size := int64(records) * recordBytes
+	p, err := replay(io.LimitReader(f, size), size)
+	if err != nil {
+		return
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.file != nil && j.cleared == cleared {
+		_ = j.replace(p, records)
 	}
 }
 

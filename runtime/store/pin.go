@@ -10,25 +10,24 @@ func (s *Store) Unpin(key Key) bool { return s.setPinned(key, false) }
 func (s *Store) setPinned(key Key, pinned bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e := s.files[key]
-	if e == nil || e.pinned == pinned {
+	e := s.find(key)
+	if e == nil || e.is(isPinned) == pinned {
 		return e != nil
 	}
-	s.unsetIdle(e)
-	e.pinned, e.doomed = pinned, false
+	s.unsetIdle(e.id)
+	e.set(isPinned, pinned)
+	e.doomed = false
 	if e.leases == 0 {
-		s.setIdle(e)
+		s.setIdle(e.id)
 	}
-	e.dir.forgo(e)
-	e.dir.consider(e)
+	e.dir.forgo(e.record.key)
+	e.dir.consider(e.record.key, e.record)
 	if pinned {
 		s.stats.Pinned++
 	} else {
 		s.stats.Pinned--
 	}
-	if err := e.dir.journal.append(recordFile, e.flags(), key, uint64(e.size), uint64(e.blockBytes)); err != nil {
-		s.log.Warn("record whether a cached file is pinned", "key", key, "err", err)
-	}
+	s.recordFlags(e)
 	return true
 }
 
@@ -37,19 +36,19 @@ func (s *Store) setPinned(key Key, pinned bool) bool {
 func (s *Store) Holds(key Key) (bytes int64, pinned, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e := s.files[key]
+	e := s.find(key)
 	if e == nil {
 		return 0, false, false
 	}
-	return e.charged, e.pinned, true
+	return e.charged, e.is(isPinned), true
 }
 
 // Free drops a file because somebody asked for its room. False if it is pinned
 // or not there.
 func (s *Store) Free(key Key) bool {
 	s.mu.Lock()
-	e := s.files[key]
-	if e == nil || e.pinned {
+	e := s.find(key)
+	if e == nil || e.is(isPinned) {
 		s.mu.Unlock()
 		return false
 	}

@@ -32,21 +32,21 @@ func (p Policy) check() error {
 // leased. What it ranks lowest, when they weigh too much together, are victims.
 // A nil chooser ranks nothing. Its mu comes after the Store's.
 type chooser struct {
-	cache *otter.Cache[Key, uint32]
+	cache *otter.Cache[rawKey, uint32]
 	most  int64
 
 	mu      sync.Mutex
-	victims []Key
+	victims []rawKey
 }
 
 func newChooser(bytes int64) (*chooser, error) {
 	c := &chooser{most: bytes / diskUnit}
 	var err error
-	c.cache, err = otter.New(&otter.Options[Key, uint32]{
+	c.cache, err = otter.New(&otter.Options[rawKey, uint32]{
 		MaximumWeight: uint64(max(1, c.most)),
-		Weigher:       func(_ Key, units uint32) uint32 { return units },
+		Weigher:       func(_ rawKey, units uint32) uint32 { return units },
 		Executor:      func(f func()) { f() },
-		OnAtomicDeletion: func(e otter.DeletionEvent[Key, uint32]) {
+		OnAtomicDeletion: func(e otter.DeletionEvent[rawKey, uint32]) {
 			if e.Cause == otter.CauseOverflow {
 				c.mu.Lock()
 				c.victims = append(c.victims, e.Key)
@@ -60,7 +60,7 @@ func newChooser(bytes int64) (*chooser, error) {
 	return c, nil
 }
 
-func (c *chooser) touch(key Key) {
+func (c *chooser) touch(key rawKey) {
 	if c != nil {
 		c.cache.GetIfPresent(key)
 	}
@@ -75,24 +75,24 @@ func (c *chooser) bytes() int64 {
 }
 
 // consider ranks an owner's file that is not pinned. Callers hold the Store's mu.
-func (d *directory) consider(e *entry) {
-	units := max(1, roundUp(e.size)/diskUnit)
-	if d.choose == nil || e.guest || e.pinned || units > d.choose.most {
+func (d *directory) consider(key rawKey, r *record) {
+	units := max(1, roundUp(r.size)/diskUnit)
+	if d.choose == nil || r.is(isGuest) || r.is(isPinned) || units > d.choose.most {
 		return
 	}
-	d.choose.cache.Set(e.key, uint32(units))
+	d.choose.cache.Set(key, uint32(units))
 	d.choose.cache.CleanUp()
 }
 
 // forgo ranks a file no more. Callers hold the Store's mu.
-func (d *directory) forgo(e *entry) {
+func (d *directory) forgo(key rawKey) {
 	if d.choose != nil {
-		d.choose.cache.Invalidate(e.key)
+		d.choose.cache.Invalidate(key)
 	}
 }
 
 // take gives the victims away.
-func (c *chooser) take() (victims []Key) {
+func (c *chooser) take() (victims []rawKey) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	victims, c.victims = c.victims, nil
@@ -108,9 +108,12 @@ func (s *Store) evictChosen() {
 	var gone []*entry
 	for _, d := range s.dirs {
 		for _, key := range d.choose.take() {
-			e := s.files[key]
-			switch {
-			case e == nil || e.dir != d || e.guest || e.pinned:
+			id := s.index.ids[key]
+			if id == 0 {
+				continue
+			}
+			switch e := s.entry(id); {
+			case e.dir != d || e.is(isGuest) || e.is(isPinned):
 			case e.leases > 0:
 				e.doomed = true // it goes with its last lease
 			default:
@@ -130,19 +133,23 @@ func (s *Store) evictCold(d *directory, n int64) (gone []*entry) {
 	if d.choose == nil {
 		return nil
 	}
-	var keys []Key
-	for cold := range d.choose.cache.Coldest() {
-		e := s.files[cold.Key]
-		if e == nil || e.dir != d || e.leases > 0 || e.pinned {
+	var cold []uint32
+	for one := range d.choose.cache.Coldest() {
+		id := s.index.ids[one.Key]
+		if id == 0 || s.open[id] != nil {
 			continue
 		}
-		keys = append(keys, cold.Key)
-		if n -= e.charged; n <= 0 {
+		r := s.index.at(id)
+		if r.dir != d.number || r.is(isPinned) {
+			continue
+		}
+		cold = append(cold, id)
+		if n -= r.charged; n <= 0 {
 			break
 		}
 	}
-	for _, key := range keys {
-		gone = append(gone, s.forget(s.files[key])...)
+	for _, id := range cold {
+		gone = append(gone, s.forget(s.entry(id))...)
 		s.stats.Evicted[ReasonQuota]++
 	}
 	return gone

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -380,15 +381,22 @@ func recovers(b *testing.B, files int) {
 	}
 	b.ReportMetric(float64(files)/time.Since(start).Seconds(), "creates/s")
 	s.Close()
+	s = nil
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
 	for b.Loop() {
-		s, err := store.Open(b.Context(), o)
-		if err != nil {
+		if s, err = store.Open(b.Context(), o); err != nil {
 			b.Fatal(err)
 		}
-		b.StopTimer() // closing is not what is measured
+		b.StopTimer() // neither this nor closing is what is measured
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		runtime.KeepAlive(s)
 		s.Close()
 		b.StartTimer()
 	}
+	b.ReportMetric(float64(int64(after.HeapAlloc)-int64(before.HeapAlloc))/float64(files), "B/file")
 	b.ReportMetric(float64(files)*float64(b.N)/b.Elapsed().Seconds(), "files/s")
 }
 

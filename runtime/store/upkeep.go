@@ -39,6 +39,9 @@ func (s *Store) upkeep() {
 		s.expire(time.Now())
 		s.evictChosen()
 		s.move()
+		for _, d := range s.dirs { // they stay while this runs
+			d.journal.compact()
+		}
 	}
 }
 
@@ -93,9 +96,9 @@ func (s *Store) expire(now time.Time) {
 	}
 	s.mu.Lock()
 	var gone []*entry
-	for _, e := range s.files {
-		if e.leases == 0 && !e.pinned && now.Sub(e.born) >= s.ttl {
-			gone = append(gone, s.forget(e)...)
+	for id, r := range s.index.all(0) {
+		if s.open[id] == nil && !r.is(isPinned) && now.UnixNano()-r.born >= int64(s.ttl) {
+			gone = append(gone, s.forget(s.entry(id))...)
 			s.stats.Evicted[ReasonTTL]++
 		}
 	}
@@ -107,19 +110,25 @@ func (s *Store) expire(now time.Time) {
 // scrub reads all files again and again, at its rate, and compares.
 func (s *Store) scrub() {
 	for s.sleep(s.every) {
-		s.mu.Lock()
-		keys := make([]Key, 0, len(s.files))
-		for key := range s.files {
-			keys = append(keys, key)
-		}
-		s.mu.Unlock()
-		for i, key := range keys {
+		for after := uint32(0); ; {
+			var key Key
+			s.mu.Lock()
+			for id, r := range s.index.all(after) {
+				key, after = r.key.key(), id
+				break
+			}
+			if key == "" {
+				s.stats.ScrubProgress = 1
+			} else {
+				s.stats.ScrubProgress = float64(after-1) / float64(s.index.last)
+			}
+			s.mu.Unlock()
+			if key == "" {
+				break
+			}
 			if !s.scrubFile(key) {
 				return
 			}
-			s.mu.Lock()
-			s.stats.ScrubProgress = float64(i+1) / float64(len(keys))
-			s.mu.Unlock()
 		}
 	}
 }
@@ -129,20 +138,19 @@ func (s *Store) scrub() {
 // is written into it would be in time; who has it open is told that it dropped.
 func (s *Store) scrubFile(key Key) bool {
 	s.mu.Lock()
-	e := s.files[key]
+	e := s.find(key)
 	if e == nil {
 		s.mu.Unlock()
 		return true
 	}
-	hits, used := e.hits, e.used
-	f, err := s.lease(e)
-	e.hits, e.used = hits, used // nobody reads it
+	f, err := s.leaseQuietly(e)
 	s.mu.Unlock()
 	if err != nil {
+		s.tell([]*entry{e})
 		return true
 	}
 	defer f.Close()
-	for block := range e.blocks {
+	for block := range e.states {
 		if _, there := f.Checksum(block); !there {
 			continue
 		}
