@@ -82,7 +82,7 @@ func sendPages(l *namespace.Listing, r *wirepb.ReadDirRequest, message *wirepb.E
 		known[namespace.RecordOf(id)] = true
 	}
 	pages, salts := l.Pages()
-	message.Directory = &wirepb.Directory{Mount: l.Mount, Path: l.Path, Hash: l.Hash(), Inodes: salts, Mounts: l.Mounts()}
+	message.Directory = &wirepb.Directory{Mount: l.Source, Path: l.Path, Hash: l.Hash(), Inodes: salts, Mounts: l.Mounts()}
 	bytes := 0
 	for p := range pages {
 		one := &wirepb.Page{Id: p.ID[:], Entries: int32(p.Entries)}
@@ -129,7 +129,7 @@ func entryOf(e namespace.Entry) *wirepb.Entry {
 }
 
 func objectOf(e namespace.Entry) *wirepb.Object {
-	return &wirepb.Object{Mount: e.Mount, Path: e.Path, Size: e.Size, MtimeNs: e.MTime, Etag: e.ETag}
+	return &wirepb.Object{Mount: e.Source, Path: e.Path, Size: e.Size, MtimeNs: e.MTime, Etag: e.ETag}
 }
 
 // statusOf carries the source's own answer over gRPC.

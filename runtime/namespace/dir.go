@@ -139,7 +139,7 @@ func (t *Tree) dirEntry(d *dir) Entry {
 	at := d.place()
 	e := Entry{Ino: d.ino, Parent: RootIno, Name: d.name, Mode: syscall.S_IFDIR | defaultDirMode, Path: at.rel}
 	if at.mount != nil {
-		e.Mount = at.mount.Path
+		e.Mount, e.Source = at.mount.Path, at.mount.id()
 	}
 	it := t.rootItem
 	if d.parent != nil {
@@ -159,7 +159,7 @@ func (t *Tree) entry(d *dir, at place, it item) Entry {
 		Ino: t.inoOf(d, it.name), Parent: d.ino, Name: strings.Clone(it.name), Mode: it.mode, Size: it.size, MTime: it.mtime, Path: at.join(it.name),
 	}
 	if at.mount != nil {
-		e.Mount = at.mount.Path
+		e.Mount, e.Source = at.mount.Path, at.mount.id()
 	}
 	if it.kind() == kindLink {
 		e.Link = strings.Clone(it.extra)
@@ -184,6 +184,7 @@ func (t *Tree) recordOf(d *dir) Record {
 	if d == t.root {
 		h.Write(t.rootItem.encode(nil))
 	}
+	h.Write([]byte(sourceOf(d)))
 	for _, p := range d.pages {
 		h.Write(p.id[:])
 	}

@@ -115,7 +115,8 @@ func (t *Tree) land() {
 	}
 }
 
-// list asks the source for the entries of d.
+// list asks the source for the entries of d; anew, when d belongs to another
+// source when it has answered.
 func (t *Tree) list(ctx context.Context, d *dir) error {
 	select {
 	case t.listings <- struct{}{}:
@@ -123,6 +124,14 @@ func (t *Tree) list(ctx context.Context, d *dir) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	err := t.listOnce(ctx, d)
+	for errors.Is(err, errDisturbed) && ctx.Err() == nil {
+		err = t.listOnce(ctx, d)
+	}
+	return err
+}
+
+func (t *Tree) listOnce(ctx context.Context, d *dir) error {
 	t.mu.RLock()
 	at, gone, path := d.place(), t.gone(d), d.path()
 	t.mu.RUnlock()
@@ -134,6 +143,9 @@ func (t *Tree) list(ctx context.Context, d *dir) error {
 	began, g := time.Now(), &gather{}
 	if at.mount != nil {
 		store, err := at.mount.opened(ctx)
+		if t.moved(d, at) {
+			return errDisturbed
+		}
 		if err != nil {
 			return err
 		}
@@ -142,6 +154,9 @@ func (t *Tree) list(ctx context.Context, d *dir) error {
 			return nil
 		})
 		t.counts.listings.Add(1)
+		if err != nil && t.moved(d, at) {
+			return errDisturbed
+		}
 		if err != nil {
 			if at.rel != "" && errors.Is(err, source.ErrNotExist) {
 				return t.vanished(d, err)
@@ -156,6 +171,9 @@ func (t *Tree) list(ctx context.Context, d *dir) error {
 	if t.gone(d) {
 		return fmt.Errorf("list %s: %w", path, source.ErrNotExist)
 	}
+	if d.place() != at {
+		return errDisturbed
+	}
 	if d.listed > began.UnixNano() {
 		return nil // a walk was later
 	}
@@ -164,6 +182,13 @@ func (t *Tree) list(ctx context.Context, d *dir) error {
 	t.replace(d, g, since, c)
 	t.listedAt(d, began)
 	return nil
+}
+
+// moved tells whether a directory that is there belongs to another mount than it did.
+func (t *Tree) moved(d *dir, at place) bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return !t.gone(d) && d.place() != at
 }
 
 // listedAt says that what is known of d is what its source had at a time.
@@ -235,6 +260,9 @@ func (t *Tree) Refresh(ctx context.Context, ino uint64, name string) (Entry, err
 // look asks the source for one entry of d.
 func (t *Tree) look(ctx context.Context, d *dir, at place, name string) (Entry, error) {
 	store, err := at.mount.opened(ctx)
+	if t.moved(d, at) {
+		return t.child(ctx, d, name)
+	}
 	if err != nil {
 		return Entry{}, err
 	}
@@ -252,6 +280,9 @@ func (t *Tree) look(ctx context.Context, d *dir, at place, name string) (Entry, 
 	defer t.mu.Unlock()
 	if t.gone(d) {
 		return Entry{}, fmt.Errorf("%s in a directory that has left: %w", name, source.ErrNotExist)
+	}
+	if d.place() != at {
+		return Entry{}, fmt.Errorf("%s in a directory of another mount: %w", name, source.ErrUnavailable)
 	}
 	c := t.changes()
 	defer c.publish()

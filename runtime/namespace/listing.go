@@ -11,14 +11,15 @@ type Listing struct {
 	// Record names the state of the directory and of all below it.
 	Record Record
 	Ino    uint64
-	// Mount and Path are those of the directory; see Entry.
-	Mount, Path string
+	// Mount, Source and Path are those of the directory; see Entry.
+	Mount, Source, Path string
 
 	hash   uint64
 	hashed func(dir uint64, name string) uint64
 	pages  []*page
 	salts  map[string]uint64 // numbers that are not the hash of the path
-	mounts map[string]string // mounts that appear in it, by name
+	// Mounts that appear in it, and their sources, by name.
+	mounts, sources map[string]string
 }
 
 // Page is a run of the entries of a directory. Its ID names its bytes, so one
@@ -34,7 +35,7 @@ func (t *Tree) listing(d *dir) *Listing {
 	at := d.place()
 	l := &Listing{Record: t.recordOf(d), Ino: d.ino, Path: at.rel, hash: d.hash, hashed: t.hash, pages: d.pages}
 	if at.mount != nil {
-		l.Mount = at.mount.Path
+		l.Mount, l.Source = at.mount.Path, at.mount.id()
 	}
 	for _, name := range t.salted(d) {
 		if l.salts == nil {
@@ -45,9 +46,10 @@ func (t *Tree) listing(d *dir) *Listing {
 	for _, s := range d.subs {
 		if s.mount != nil {
 			if l.mounts == nil {
-				l.mounts = map[string]string{}
+				l.mounts, l.sources = map[string]string{}, map[string]string{}
 			}
 			l.mounts[s.name] = s.mount.Path
+			l.sources[s.name] = s.mount.id()
 		}
 	}
 	return l
@@ -99,13 +101,13 @@ func (l *Listing) Entries(after string) iter.Seq[Entry] {
 func (l *Listing) entry(it item) Entry {
 	e := Entry{
 		Ino: l.hashed(l.hash, it.name), Parent: l.Ino, Name: strings.Clone(it.name), Mode: it.mode, Size: it.size, MTime: it.mtime,
-		Mount: l.Mount, Path: join(l.Path, it.name), ETag: it.tag(),
+		Mount: l.Mount, Source: l.Source, Path: join(l.Path, it.name), ETag: it.tag(),
 	}
 	if ino, ok := l.salts[it.name]; ok {
 		e.Ino = ino
 	}
 	if it.isDir() && l.mounts[it.name] != "" {
-		e.Mount, e.Path = l.mounts[it.name], ""
+		e.Mount, e.Source, e.Path = l.mounts[it.name], l.sources[it.name], ""
 	}
 	if it.kind() == kindLink {
 		e.Link = strings.Clone(it.extra)
@@ -121,6 +123,6 @@ func DecodePage(data string, of Listing, hash uint64, salts map[string]uint64) (
 	if err != nil {
 		return nil, fmt.Errorf("read a page of %s: %w", of.Path, err)
 	}
-	l := Listing{Ino: of.Ino, Mount: of.Mount, Path: of.Path, hash: hash, hashed: hashName, pages: []*page{p}, salts: salts}
+	l := Listing{Ino: of.Ino, Mount: of.Mount, Source: of.Source, Path: of.Path, hash: hash, hashed: hashName, pages: []*page{p}, salts: salts}
 	return l.Entries(""), nil
 }

@@ -21,8 +21,8 @@ const (
 	lastRetry  = 30 * time.Second
 )
 
-// mount is one source in its place. Fields below the line are guarded by
-// Tree.mu.
+// mount is one source in its place. Path, URI and ID never change; the rest of
+// Mount and the fields below the line are guarded by Tree.mu.
 type mount struct {
 	Mount
 	tree *Tree
@@ -31,6 +31,13 @@ type mount struct {
 	// unordered: the source's own walk is of no use.
 	unordered atomic.Bool
 
+	cancel context.CancelFunc // ends run; nil until it is started
+	// gone: it is mounted no more. disturbed counts the mounts that came and
+	// went within it.
+	gone      bool
+	disturbed int
+	// reopen: the source has to be opened anew.
+	reopen       bool
 	pace         *rate.Limiter // of the listings of walks; nil: none
 	store        source.Store
 	tried        bool
@@ -132,6 +139,9 @@ func (m *mount) visit(ctx context.Context, walk bool) error {
 	}
 	began := time.Now()
 	note, err := m.tree.scan(ctx, m, "")
+	for errors.Is(err, errDisturbed) && ctx.Err() == nil {
+		note, err = m.tree.scan(ctx, m, "")
+	}
 	if err != nil {
 		m.report(ctx, err)
 		return err
@@ -141,6 +151,10 @@ func (m *mount) visit(ctx context.Context, walk bool) error {
 	}
 	t := m.tree
 	t.mu.Lock()
+	if m.gone {
+		t.mu.Unlock()
+		return nil
+	}
 	first := !m.walked
 	t.dirty = t.dirty || first
 	m.walked, m.note = true, note
@@ -179,6 +193,7 @@ func (m *mount) answers(ctx context.Context, store source.Store) error {
 	defer t.mu.Unlock()
 	it := itemOf("x", top)
 	switch {
+	case m.gone:
 	case m.dir != t.root:
 		t.dress(m.dir, top)
 	case !it.same(t.rootItem):
@@ -206,19 +221,27 @@ func (t *Tree) dress(d *dir, o source.Object) {
 func (m *mount) connect(ctx context.Context) (source.Store, error) {
 	t := m.tree
 	t.mu.RLock()
-	store, err := m.store, m.err
+	store, err, open, version, reopen := m.store, m.err, m.Open, m.Version, m.reopen
 	t.mu.RUnlock()
-	if store != nil && err == nil {
+	if store != nil && err == nil && !reopen {
 		return store, nil
 	}
-	opened, err := m.Open(ctx)
+	opened, err := open(ctx)
 	if err != nil {
 		return nil, err
 	}
 	t.mu.Lock()
 	m.store = opened
+	m.reopen = m.reopen && m.Version != version
 	t.mu.Unlock()
-	if store != nil {
+	switch {
+	case store == nil:
+	case reopen: // it may be in use
+		t.tasks.Go(func() {
+			pause(t.ctx, closeLag, nil)
+			_ = store.Close()
+		})
+	default:
 		_ = store.Close()
 	}
 	return opened, nil
@@ -267,8 +290,11 @@ func (m *mount) opened(ctx context.Context) (source.Store, error) {
 	t := m.tree
 	for {
 		t.mu.RLock()
-		store, tried, err, stirred := m.store, m.tried, m.err, t.stirred
+		store, tried, err, stirred, gone := m.store, m.tried, m.err, t.stirred, m.gone
 		t.mu.RUnlock()
+		if gone {
+			return nil, fmt.Errorf("%s is mounted no more: %w", m.URI, source.ErrNotExist)
+		}
 		if tried {
 			if store == nil {
 				return nil, err

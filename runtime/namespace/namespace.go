@@ -40,6 +40,11 @@ type Mount struct {
 	Path string
 	// URI names the source in messages; it has no credentials.
 	URI string
+	// ID tells the source from another that is mounted at the same path at
+	// another time: what has another ID has other bytes. It is the path if empty.
+	ID string
+	// Version is another one when the source is the same and has to be opened anew.
+	Version string
 	// Open connects to the source. It is called again after failures, so that
 	// new secrets are taken up.
 	Open func(ctx context.Context) (source.Store, error)
@@ -84,6 +89,8 @@ type Entry struct {
 	// Mount is the path of the mount that the entry belongs to, empty for
 	// directories that only lead to mounts. Path is relative to its mount point.
 	Mount, Path string
+	// Source is the ID of that mount.
+	Source string
 }
 
 // IsDir tells whether e is a directory.

@@ -22,7 +22,7 @@ import (
 //
 //	magic     8 bytes, "MillTree"
 //	version   4 bytes, little endian
-//	mounts    their number, then for each, sorted by path: path, URI, whether it
+//	mounts    their number, then for each, sorted by path: path, URI, ID, whether it
 //	          was walked (1 byte)
 //	salts     their number, then for each the absolute path and the inode number
 //	root      its attributes as an entry, then the directory
@@ -32,12 +32,12 @@ import (
 // its bytes; the number of its directories, sorted by name, each of them as its
 // name and the directory. Numbers are varints; bytes have their length before them.
 //
-// The file is a cache of the sources: one of another version, of other mounts,
-// or with a wrong checksum is thrown away.
+// The file is a cache of the sources: one of another version, with a wrong
+// checksum, or none of whose mounts there is any more is thrown away.
 
 const (
 	saveMagic   = "MillTree"
-	saveVersion = 1
+	saveVersion = 2
 
 	defaultSaveInterval = 30 * time.Second
 	// saveRest times the duration of a save is the least pause after it.
@@ -122,8 +122,8 @@ type image struct {
 }
 
 type savedMount struct {
-	path, uri string
-	walked    bool
+	path, uri, id string
+	walked        bool
 }
 
 type savedSalt struct {
@@ -143,7 +143,7 @@ type imageDir struct {
 func (t *Tree) image() *image {
 	im := &image{item: t.rootItem, root: imageOf(t.root)}
 	for _, m := range t.mounts {
-		im.mounts = append(im.mounts, savedMount{m.Path, m.URI, m.walked})
+		im.mounts = append(im.mounts, savedMount{m.Path, m.URI, m.id(), m.walked})
 	}
 	slices.SortFunc(im.mounts, func(a, b savedMount) int { return strings.Compare(a.path, b.path) })
 	for s, ino := range t.salts {
@@ -172,6 +172,7 @@ func (im *image) write(w io.Writer) error {
 	for _, m := range im.mounts {
 		out.text(m.path)
 		out.text(m.uri)
+		out.text(m.id)
 		out.raw([]byte{map[bool]byte{true: 1}[m.walked]})
 	}
 	out.number(uint64(len(im.salts)))
@@ -238,7 +239,7 @@ func (t *Tree) restore() {
 		f.Close()
 	}
 	if err == nil {
-		err = t.adopt(saved)
+		err = t.adopted(saved)
 	}
 	if err != nil {
 		t.restored.Discarded = "corrupt"
@@ -266,7 +267,7 @@ func readImage(r io.Reader) (*image, error) {
 	}
 	im := &image{}
 	for n := in.number(); n > 0 && in.err == nil; n-- {
-		m := savedMount{path: in.text(maxSavedText), uri: in.text(maxSavedText)}
+		m := savedMount{path: in.text(maxSavedText), uri: in.text(maxSavedText), id: in.text(maxSavedText)}
 		b := in.bytes(1)
 		m.walked = len(b) == 1 && b[0] == 1
 		im.mounts = append(im.mounts, m)
@@ -391,15 +392,14 @@ func (l *loader) dir(name string, depth int) imageDir {
 	return d
 }
 
-// adopt makes the tree, which is new, what an image says.
+// adopt makes the tree, which is new, locked, and of the mounts of an image, what
+// the image says.
 func (t *Tree) adopt(im *image) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	if len(im.mounts) != len(t.mounts) {
 		return errMounts
 	}
 	for _, saved := range im.mounts {
-		if m := t.mounts[saved.path]; m == nil || m.URI != saved.uri {
+		if m := t.mounts[saved.path]; m == nil || m.id() != saved.id {
 			return errMounts
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"sync"
 	"time"
@@ -89,13 +90,16 @@ func (m *mount) wait(ctx context.Context) error {
 
 // eachMount visits the mount that has the directory e, and all mounts below it.
 func (t *Tree) eachMount(e Entry, path string, visit func(m *mount, rel string) error) error {
-	if m := t.mounts[e.Mount]; m != nil {
+	t.mu.RLock()
+	mounts := maps.Clone(t.mounts)
+	t.mu.RUnlock()
+	if m := mounts[e.Mount]; m != nil {
 		if err := visit(m, e.Path); err != nil {
 			return err
 		}
 	}
 	below := "/" + strings.Join(append(splitPath(path), ""), "/")
-	for at, m := range t.mounts {
+	for at, m := range mounts {
 		if strings.HasPrefix(at, below) && at != e.Mount {
 			if err := visit(m, ""); err != nil {
 				return err
@@ -114,7 +118,7 @@ func (t *Tree) scan(ctx context.Context, m *mount, rel string) (note string, err
 	}
 	t.mu.Lock()
 	t.scans++
-	s := &scanner{tree: t, mount: m, gen: t.scans}
+	s := &scanner{tree: t, mount: m, gen: t.scans, disturbed: m.disturbed}
 	if m.pace == nil && t.opts.WalkRate > 0 {
 		m.pace = rate.NewLimiter(rate.Limit(t.opts.WalkRate), scanParallel)
 	}
@@ -136,6 +140,8 @@ type scanner struct {
 	mount *mount
 	gen   uint32
 	stack []frame // of the walk, from the top directory to where it is now
+	// disturbed is that of the mount when the scan began.
+	disturbed int
 
 	mu     sync.Mutex
 	hidden []string
@@ -211,10 +217,25 @@ func (s *scanner) walk(ctx context.Context, w source.Walker, rel string) error {
 	t.counts.walks.Add(1)
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if err := s.whole(); err != nil {
+		return err
+	}
 	c := t.changes()
 	defer c.publish()
 	for len(s.stack) > 0 {
 		s.leave(c)
+	}
+	return nil
+}
+
+// whole tells whether the mount is still there as it was when the scan began;
+// the tree is locked.
+func (s *scanner) whole() error {
+	switch {
+	case s.mount.gone:
+		return fmt.Errorf("walk %s, which is mounted no more: %w", s.mount.URI, source.ErrNotExist)
+	case s.mount.disturbed != s.disturbed:
+		return errDisturbed
 	}
 	return nil
 }
@@ -231,6 +252,9 @@ func (s *scanner) start(rel string, b batch) error {
 	t := s.tree
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if err := s.whole(); err != nil {
+		return err
+	}
 	c := t.changes()
 	defer c.publish()
 	d := s.reach(rel, c)
@@ -268,6 +292,9 @@ func (s *scanner) take(b batch) error {
 	t := s.tree
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if err := s.whole(); err != nil {
+		return err
+	}
 	c := t.changes()
 	defer c.publish()
 	for _, o := range b.objects {
@@ -349,6 +376,10 @@ func (s *scanner) leave(c *changes) {
 func (s *scanner) listAll(ctx context.Context, rel string) (note string, err error) {
 	t := s.tree
 	t.mu.Lock()
+	if err := s.whole(); err != nil {
+		t.mu.Unlock()
+		return "", err
+	}
 	c := t.changes()
 	top := s.reach(rel, c)
 	c.publish()

@@ -22,10 +22,9 @@ const largePages = 20
 
 // Tree is the tree of a Dataset. It is safe for concurrent use.
 type Tree struct {
-	opts   Options
-	hash   func(dir uint64, name string) uint64
-	log    *slog.Logger
-	mounts map[string]*mount // by path; the map itself never changes
+	opts Options
+	hash func(dir uint64, name string) uint64
+	log  *slog.Logger
 
 	ctx      context.Context // of the listings, which outlive their callers
 	cancel   context.CancelFunc
@@ -35,6 +34,7 @@ type Tree struct {
 	saveSoon chan struct{} // asks for a save now
 
 	mu       sync.RWMutex
+	mounts   map[string]*mount // by path
 	root     *dir
 	rootItem item
 	dirs     map[uint64]*dir     // by inode number
@@ -73,8 +73,10 @@ func New(mounts []Mount, opts Options) (*Tree, error) {
 	if t.opts.Save != "" {
 		t.tasks.Go(func() { t.keepSaving(t.ctx) })
 	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	for _, m := range t.mounts {
-		t.tasks.Go(func() { m.run(t.ctx) })
+		t.start(m)
 	}
 	return t, nil
 }
@@ -99,13 +101,14 @@ func blank(mounts []Mount, opts Options) (*Tree, error) {
 	}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.plant()
+	if err := distinct(mounts); err != nil {
+		t.cancel()
+		return nil, err
+	}
 	for _, spec := range mounts {
-		if t.mounts[spec.Path] != nil {
-			return nil, fmt.Errorf("two mounts at %s: %w", spec.Path, source.ErrInvalid)
-		}
 		m := &mount{Mount: spec, tree: t, kick: make(chan struct{}, 1)}
 		t.mounts[spec.Path] = m
-		t.pin(m)
+		t.mount(m, t.changes()) // nobody knows the tree yet
 	}
 	return t, nil
 }
@@ -116,21 +119,6 @@ func (t *Tree) plant() {
 	t.pages, t.free, t.missing = nil, nil, missing{until: map[Invalidation]time.Time{}}
 	t.root, t.rootItem = &dir{ino: RootIno, hash: rootHash, pinned: true}, defaultDir
 	t.dirs[RootIno] = t.root
-}
-
-// pin makes the directories that lead to a mount, and puts it there.
-func (t *Tree) pin(m *mount) {
-	d, c := t.root, t.changes()
-	for _, name := range splitPath(m.Path) {
-		next := d.sub(name)
-		if next == nil {
-			next = t.newDir(d, name, c)
-			t.link(next)
-		}
-		next.pinned = true
-		d = next
-	}
-	d.mount, m.dir = m, d
 }
 
 // Close ends all work on the sources, closes them, and saves the tree.

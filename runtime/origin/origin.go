@@ -3,6 +3,7 @@
 package origin
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,16 +16,30 @@ import (
 	"github.com/millrace/millrace/runtime/wire/wirepb"
 )
 
+// knownWait is for how long a read of a source that is not known waits for it:
+// the master may have been told of a new mount a moment sooner.
+const knownWait = 30 * time.Second
+
 // Sources are the sources of a Dataset. It is safe for concurrent use.
 type Sources struct {
-	mounts map[string]*mount
+	mu     sync.Mutex
+	mounts map[string]*mount // by ID
+	// former are the IDs of those that were taken away.
+	former map[string]bool
+	closed bool
+	// changed is closed, and made anew, with every Set.
+	changed chan struct{}
 }
 
 type mount struct {
 	namespace.Mount
 	mu    sync.Mutex
 	store *shared
+	ended bool // another one is in its place, or none
 }
+
+// errEnded: the mount is not to be opened any more.
+var errEnded = errors.New("mounted no more")
 
 // shared is a store that several reads use; it is closed when it has been
 // replaced and the last of them has ended.
@@ -35,11 +50,63 @@ type shared struct {
 
 // New takes the mounts; nothing is opened yet.
 func New(mounts []namespace.Mount) *Sources {
-	s := &Sources{mounts: map[string]*mount{}}
-	for _, m := range mounts {
-		s.mounts[m.Path] = &mount{Mount: m}
-	}
+	s := &Sources{mounts: map[string]*mount{}, former: map[string]bool{}, changed: make(chan struct{})}
+	s.Set(mounts)
 	return s
+}
+
+// Set replaces the mounts. One whose Version stays is left as it is; others are
+// closed after their last read, and what is still asked of them does not exist.
+func (s *Sources) Set(mounts []namespace.Mount) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before := s.mounts
+	s.mounts = make(map[string]*mount, len(mounts))
+	for _, spec := range mounts {
+		id := cmp.Or(spec.ID, spec.Path)
+		m := before[id]
+		if m == nil || m.Version != spec.Version {
+			m = &mount{Mount: spec}
+		}
+		s.mounts[id] = m
+		delete(s.former, id)
+	}
+	for id, m := range before {
+		if s.mounts[id] == nil {
+			s.former[id] = true
+		}
+		if s.mounts[id] != m {
+			m.close()
+		}
+	}
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// find is the mount of an object, also one of which this process is told only now.
+func (s *Sources) find(ctx context.Context, o *wirepb.Object) (*mount, error) {
+	deadline := time.NewTimer(knownWait)
+	defer deadline.Stop()
+	for {
+		s.mu.Lock()
+		m, former, changed, closed := s.mounts[o.GetMount()], s.former[o.GetMount()], s.changed, s.closed
+		s.mu.Unlock()
+		switch {
+		case closed:
+			return nil, fmt.Errorf("read %s: the sources are closed: %w", o.GetPath(), source.ErrUnavailable)
+		case m != nil:
+			return m, nil
+		case former:
+			return nil, fmt.Errorf("read %s: %q is mounted no more: %w", o.GetPath(), o.GetMount(), source.ErrNotExist)
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("read %s: no mount at %q: %w", o.GetPath(), o.GetMount(), ctx.Err())
+		case <-deadline.C:
+			return nil, fmt.Errorf("read %s: no mount at %q: %w", o.GetPath(), o.GetMount(), source.ErrInvalid)
+		}
+	}
 }
 
 // ReadAt fills p with the bytes of o from off. It fails rather than give bytes
@@ -83,12 +150,18 @@ func (s *Sources) Copy(ctx context.Context, w io.Writer, o *wirepb.Object, off, 
 
 // read opens a range and has it taken to its end.
 func (s *Sources) read(ctx context.Context, o *wirepb.Object, off, n int64, take func(io.Reader) error) error {
-	m := s.mounts[o.GetMount()]
-	if m == nil {
-		return fmt.Errorf("read %s: no mount at %q: %w", o.GetPath(), o.GetMount(), source.ErrInvalid)
+	m, err := s.find(ctx, o)
+	if err != nil {
+		return err
 	}
 	for again := false; ; again = true {
 		st, err := m.acquire(ctx)
+		if errors.Is(err, errEnded) {
+			if m, err = s.find(ctx, o); err != nil {
+				return err
+			}
+			continue
+		}
 		if err != nil {
 			return fmt.Errorf("open %s: %w", m.URI, err)
 		}
@@ -144,6 +217,9 @@ func Object(o *wirepb.Object) source.Object {
 func (m *mount) acquire(ctx context.Context) (*shared, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.ended {
+		return nil, errEnded
+	}
 	if m.store == nil {
 		st, err := m.Open(ctx)
 		if err != nil {
@@ -171,15 +247,24 @@ func (m *mount) release(st *shared, replace bool) {
 
 // Close closes the sources that are open, each after its last read.
 func (s *Sources) Close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
 	for _, m := range s.mounts {
-		m.mu.Lock()
-		st := m.store
-		if st != nil {
-			st.users++
-		}
-		m.mu.Unlock()
-		if st != nil {
-			m.release(st, true)
-		}
+		m.close()
+	}
+}
+
+// close closes the source if it is open, after its last read.
+func (m *mount) close() {
+	m.mu.Lock()
+	m.ended = true
+	st := m.store
+	if st != nil {
+		st.users++
+	}
+	m.mu.Unlock()
+	if st != nil {
+		m.release(st, true)
 	}
 }

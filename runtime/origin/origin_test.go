@@ -133,7 +133,7 @@ func TestASourceIsOpenedOnceAndAnewAfterItDenied(t *testing.T) {
 	if f.closed != 4 {
 		t.Errorf("closed %d times", f.closed)
 	}
-	if err := s.ReadAt(t.Context(), &wirepb.Object{Mount: "/other"}, nil, 0); !errors.Is(err, source.ErrInvalid) {
+	if err := s.ReadAt(t.Context(), &wirepb.Object{Mount: "/other"}, nil, 0); !errors.Is(err, source.ErrUnavailable) {
 		t.Error(err)
 	}
 }
