@@ -87,6 +87,10 @@ bench: prerequisites build ## measure against the local disk, raw sockets and ot
 	@hack/tools/peers.sh
 	@$(BIN)/bench
 
+.PHONY: scale
+scale: prerequisites tools build ## measure the manager with 5,000 Datasets (out/scale.json)
+	@$(GO) run ./e2e/scale/cmd/scale
+
 .PHONY: clean
 clean: cluster-down ## remove out/
 	rm -rf $(OUT)

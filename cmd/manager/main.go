@@ -79,7 +79,9 @@ func run(ctx context.Context, f *flags) error {
 	if err != nil {
 		return fmt.Errorf("read cluster configuration: %w", err)
 	}
-	config.QPS, config.Burst = 50, 100
+	// The API server's priority and fairness bounds clients better than they do
+	// themselves; what this one asks at once is bounded by its workers.
+	config.QPS = -1
 	mgr, err := newManager(config, f)
 	if err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -22,8 +23,8 @@ import (
 // ErrForeign tells that an object of the wanted name belongs to somebody else.
 var ErrForeign = errors.New("belongs to somebody else")
 
-// Applier applies objects as one field owner. It remembers what it applied to
-// which version of an object, so that an unchanged round makes no request.
+// Applier applies objects as one field owner. It remembers what it applied, so
+// that a round in which that is still there makes no request.
 type Applier struct {
 	client client.Client
 	// direct reads past the cache, which holds only what carries our labels.
@@ -75,7 +76,12 @@ func (a *Applier) Apply(ctx context.Context, desired client.Object, mine func(li
 		return fmt.Errorf("read %s: %w", name, err)
 	case mine != nil && !mine(live):
 		return fmt.Errorf("%s: %w", name, ErrForeign)
-	case a.isDone(live, digest):
+	}
+	done, err := a.isDone(live, intent, digest)
+	if err != nil {
+		return fmt.Errorf("apply %s: %w", name, err)
+	}
+	if done {
 		return nil
 	}
 	if err := a.client.Apply(ctx, client.ApplyConfigurationFromUnstructured(intent), a.owner, client.ForceOwnership); err != nil {
@@ -114,11 +120,63 @@ func (a *Applier) Delete(ctx context.Context, obj client.Object, mine func(live 
 
 func ptrTo[T any](v T) *T { return &v }
 
-func (a *Applier) isDone(live client.Object, digest [sha256.Size]byte) bool {
+// isDone tells whether what is wanted was applied before and is still there.
+// Others change an object all the time, in its status and in fields that nobody
+// here wants: that needs no request.
+func (a *Applier) isDone(live client.Object, intent *unstructured.Unstructured, digest [sha256.Size]byte) (bool, error) {
+	a.mu.Lock()
+	last, ok := a.done[live.GetUID()]
+	a.mu.Unlock()
+	if !ok || last.desired != digest {
+		return false, nil
+	}
+	if last.resourceVersion == live.GetResourceVersion() {
+		return true, nil
+	}
+	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(live)
+	if err != nil {
+		return false, err
+	}
+	for field, want := range intent.Object {
+		if field != "apiVersion" && field != "kind" && !holds(content[field], want) { // typed objects are read without their kind
+			return false, nil
+		}
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	last, ok := a.done[live.GetUID()]
-	return ok && last.resourceVersion == live.GetResourceVersion() && last.desired == digest
+	a.done[live.GetUID()] = applied{resourceVersion: live.GetResourceVersion(), desired: digest}
+	return true, nil
+}
+
+// holds tells whether a value has all that is wanted of it. Of lists it wants
+// the same length, so it may say no where the API server would see no change:
+// that costs a request and nothing else.
+func holds(live, want any) bool {
+	switch want := want.(type) {
+	case map[string]any:
+		live, ok := live.(map[string]any)
+		if !ok {
+			return len(want) == 0 && live == nil
+		}
+		for key, value := range want {
+			if !holds(live[key], value) {
+				return false
+			}
+		}
+		return true
+	case []any:
+		live, ok := live.([]any)
+		if !ok || len(live) != len(want) {
+			return len(want) == 0 && len(live) == 0
+		}
+		for i := range want {
+			if !holds(live[i], want[i]) {
+				return false
+			}
+		}
+		return true
+	}
+	return reflect.DeepEqual(live, want)
 }
 
 // intent turns a typed object into what is wanted of it: no status, nothing
