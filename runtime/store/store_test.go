@@ -34,6 +34,9 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv("STORE_TEST_MOVE_UNTIL_KILLED"); dir != "" {
 		moveUntilKilled(dir)
 	}
+	if dir := os.Getenv("STORE_TEST_STEP_UNTIL_KILLED"); dir != "" {
+		stepUntilKilled(dir)
+	}
 	goleak.VerifyTestMain(m)
 }
 
