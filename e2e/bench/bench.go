@@ -141,6 +141,21 @@ func localMount(name string) contract.MountConfig {
 	return contract.MountConfig{MountPoint: "local:///" + name, Path: "/", ReadOnly: true}
 }
 
+// settle prepares a run that writes size bytes: nothing waits to be written to
+// the disk any more, for whoever writes next would be held up for the bytes of
+// the one before, and there is memory at hand.
+func (b *Bench) settle(size int64) error {
+	d, err := os.Open(b.dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := unix.Syncfs(int(d.Fd())); err != nil {
+		return fmt.Errorf("sync the file system of %s: %w", b.dir, err)
+	}
+	return warmMemory(size)
+}
+
 // warmMemory touches so many bytes of free memory. The memory of a virtual
 // machine that nobody used lately costs five times as much to write to as
 // memory that was just freed: who writes first would pay for the others.

@@ -65,7 +65,7 @@ func fromS3(ctx context.Context, b *Bench) error {
 				if mnt, err = c.mount(ctx, 0); err != nil {
 					return err
 				}
-				return warmMemory(2 * size)
+				return b.settle(2 * size)
 			},
 			work: func() (done, error) {
 				server := store.cpu()
@@ -145,7 +145,7 @@ func dataLoad(ctx context.Context, b *Bench) error {
 			if err := os.RemoveAll(dir); err != nil {
 				return err
 			}
-			return warmMemory(int64(set.n) * set.size)
+			return b.settle(int64(set.n) * set.size)
 		}}
 		var c *cache
 		load := side{
@@ -156,7 +156,7 @@ func dataLoad(ctx context.Context, b *Bench) error {
 				if c, err = b.newCache(ctx, "load", cacheConfig{mount: mount, workers: 1, quota: "8Gi"}); err != nil {
 					return err
 				}
-				return warmMemory(int64(set.n) * set.size)
+				return b.settle(int64(set.n) * set.size)
 			},
 			work: func() (done, error) {
 				took, err := c.load(ctx)
