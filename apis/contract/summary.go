@@ -49,6 +49,8 @@ type Summary struct {
 	Revision int64 `json:"revision"`
 	// Snapshot names the state of the sources that is served.
 	Snapshot string `json:"snapshot,omitempty"`
+	// MountTable is RuntimeConfig.MountTable of the mounts that are served.
+	MountTable string `json:"mountTable,omitempty"`
 	// MetadataComplete: every mount was walked, so UFSTotalBytes and FileNum are whole.
 	MetadataComplete bool  `json:"metadataComplete"`
 	UFSTotalBytes    int64 `json:"ufsTotalBytes"`

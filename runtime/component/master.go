@@ -36,7 +36,7 @@ type MasterPlace struct {
 
 // RunMaster serves as the master until the context ends.
 func RunMaster(ctx context.Context, s *Settings, r *Registry, at MasterPlace) error {
-	opts := master.Options{Mounts: s.Mounts(), Workers: int(s.Worker.Replicas), StateDir: at.StateDir}
+	opts := master.Options{Mounts: s.Mounts(), MountTable: s.MountTable(), Workers: int(s.Worker.Replicas), StateDir: at.StateDir}
 	var err error
 	if opts.TTL, err = s.metadataTTL(); err != nil {
 		return err
@@ -77,6 +77,7 @@ func RunMaster(ctx context.Context, s *Settings, r *Registry, at MasterPlace) er
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return server.Serve(listener) })
+	group.Go(func() error { return s.followMounts(ctx, m.SetMounts) })
 	group.Go(func() error { return ServeHTTP(ctx, at.HTTP, m.Handler(r.Handler())) })
 	group.Go(func() error {
 		<-ctx.Done()

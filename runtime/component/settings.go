@@ -25,6 +25,9 @@ import (
 // Settings are what a component is told from outside.
 type Settings struct {
 	*contract.RuntimeConfig
+	// File is where RuntimeConfig was read, to be read again when it changes;
+	// empty where it never does.
+	File string
 	// Namespace and Dataset label the metrics; both may be empty.
 	Namespace, Dataset string
 	// Name, Node and IP say who and where the component is. Peers reach it at
@@ -56,7 +59,7 @@ func ReadSettings() (*Settings, error) {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
 	s := &Settings{
-		RuntimeConfig: config, Namespace: os.Getenv(contract.EnvDatasetNamespace), Dataset: os.Getenv(contract.EnvDatasetName),
+		RuntimeConfig: config, File: file, Namespace: os.Getenv(contract.EnvDatasetNamespace), Dataset: os.Getenv(contract.EnvDatasetName),
 		Name: os.Getenv(contract.EnvPodName), Node: os.Getenv(contract.EnvNodeName), IP: os.Getenv(contract.EnvPodIP),
 		MasterAddress: os.Getenv(contract.EnvMasterAddress),
 	}
@@ -90,6 +93,7 @@ func (s *Settings) Mounts() []namespace.Mount {
 		mounts[i] = namespace.Mount{
 			Path: contract.MountPath(m.Path, m.Name),
 			URI:  WithoutUser(m.MountPoint),
+			ID:   m.Identity(), Version: m.Version(),
 			Open: func(ctx context.Context) (source.Store, error) { return s.openSource(ctx, m) },
 		}
 	}

@@ -34,6 +34,8 @@ const (
 // Options of a Master. The zero value has defaults for all but Mounts.
 type Options struct {
 	Mounts []namespace.Mount
+	// MountTable names the mounts in the summary.
+	MountTable string
 	// TTL of listings; see namespace.Options.
 	TTL time.Duration
 	// StateDir is where the metadata is saved for a restart; "" is nowhere. It is
@@ -72,7 +74,11 @@ type Master struct {
 	reads    struct{ local, remote, source atomic.Int64 }
 	taskIDs  atomic.Uint64
 
-	mu       sync.Mutex
+	mu sync.Mutex
+	// table names the mounts that are served; refused says of paths why they do
+	// not have the source that they should have.
+	table    string
+	refused  map[string]error
 	changed  chan struct{} // closed, and made anew, with each revision
 	workers  map[string]*worker
 	watchers map[*watcher]struct{}
@@ -98,7 +104,7 @@ func New(opts Options) (*Master, error) {
 		opts.Logger = slog.Default()
 	}
 	m := &Master{
-		opts: opts, log: opts.Logger, ledger: newLedger(opts.BlockBytes),
+		opts: opts, log: opts.Logger, table: opts.MountTable, ledger: newLedger(opts.BlockBytes),
 		changed: make(chan struct{}), workers: map[string]*worker{},
 		watchers: map[*watcher]struct{}{}, jobs: map[string]*job{}, taskOf: map[uint64]*job{}, asked: map[uint64]asked{},
 	}
@@ -133,6 +139,19 @@ func setDefault[T int | int64 | time.Duration](v *T, d T) {
 	if *v <= 0 {
 		*v = d
 	}
+}
+
+// SetMounts serves other mounts, named by a table; those that stay are not
+// looked at anew. refused says of paths why they keep the source that they had.
+func (m *Master) SetMounts(mounts []namespace.Mount, table string, refused map[string]error) error {
+	if err := m.tree.SetMounts(mounts); err != nil {
+		return fmt.Errorf("change the mounts of the dataset: %w", err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.table, m.refused = table, refused
+	m.bumpLocked()
+	return nil
 }
 
 // Register adds the master to a gRPC server.

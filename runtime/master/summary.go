@@ -20,7 +20,13 @@ func (m *Master) Summary() contract.Summary {
 	totals := m.tree.Totals()
 	s.Snapshot, s.MetadataComplete = totals.Snapshot.String(), totals.Complete
 	s.UFSTotalBytes, s.FileNum = totals.Bytes, totals.Files
-	for _, state := range m.tree.MountStates() {
+	states := m.tree.MountStates()
+	for i := range states {
+		if err := m.refusal(states[i].Path); err != nil {
+			states[i].Err, states[i].Tried = err, true
+		}
+	}
+	for _, state := range states {
 		s.Mounts = append(s.Mounts, mountSummary(state))
 	}
 	s.CachedBytes = m.ledger.cachedBytes()
@@ -29,7 +35,7 @@ func (m *Master) Summary() contract.Summary {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s.Retired = m.retired
+	s.Retired, s.MountTable = m.retired, m.table
 	for _, w := range m.workers {
 		one := contract.WorkerSummary{
 			Name: w.member.GetName(), Node: w.member.GetNode(), Message: w.usage.GetMessage(),
@@ -51,6 +57,13 @@ func (m *Master) Summary() contract.Summary {
 	}
 	slices.SortFunc(s.Loads, func(a, b contract.LoadSummary) int { return strings.Compare(a.ID, b.ID) })
 	return s
+}
+
+// refusal is why a path does not have the source that it should have.
+func (m *Master) refusal(path string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.refused[path]
 }
 
 // Reasons of mounts, each with what to do about it.

@@ -158,6 +158,9 @@ func (r *Reader) Close() error {
 	return err
 }
 
+// SetMounts replaces the sources; files that are being read are not disturbed.
+func (r *Reader) SetMounts(mounts []namespace.Mount) { r.sources.Set(mounts) }
+
 // Workers is how many workers are known.
 func (r *Reader) Workers() int { return r.view.Count() }
 

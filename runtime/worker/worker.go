@@ -202,6 +202,9 @@ func (w *Worker) Close() {
 	})
 }
 
+// SetMounts replaces the sources; files that are being read are not disturbed.
+func (w *Worker) SetMounts(mounts []namespace.Mount) { w.sources.Set(mounts) }
+
 // Addr is where the data plane listens.
 func (w *Worker) Addr() net.Addr { return w.data.Addr() }
 
