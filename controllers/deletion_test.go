@@ -69,11 +69,12 @@ func TestDatasetGoesOnlyWhenNobodyUsesIt(t *testing.T) {
 func TestReferredDatasetStays(t *testing.T) {
 	p := newPlace(t)
 	ds := p.bind("data", p.cacheRuntime("data"))
+	p.dataset("view")
 	before := ds.DeepCopy()
-	ds.Status.DatasetRef = []string{"other/view"}
+	ds.Status.DatasetRef = []string{p.namespace + "/view", "elsewhere/long-gone"}
 	p.must(world.Status().Patch(p.Context(), ds, client.MergeFrom(before)))
 	p.must(world.Delete(p.Context(), ds))
-	p.datasetSays("data", metav1.ConditionFalse, "Referenced", "other/view")
+	p.datasetSays("data", metav1.ConditionFalse, "Referenced", ": "+p.namespace+"/view;")
 	before = p.get("data")
 	ds = before.DeepCopy()
 	ds.Status.DatasetRef = nil

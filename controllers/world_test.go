@@ -226,8 +226,13 @@ func (m *mastersServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // eventually asks until there is no error, for a bounded time.
 func eventually(t *testing.T, ask func() error) {
 	t.Helper()
+	eventuallyWithin(t, patience, ask)
+}
+
+func eventuallyWithin(t *testing.T, limit time.Duration, ask func() error) {
+	t.Helper()
 	var err error
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if err = ask(); err == nil {
 			return
 		}
@@ -378,7 +383,12 @@ func containsAll(text string, words []string) bool {
 // gone waits until an object does not exist.
 func (p *place) gone(obj client.Object) {
 	p.Helper()
-	eventually(p.T, func() error {
+	p.goneWithin(obj, patience)
+}
+
+func (p *place) goneWithin(obj client.Object, limit time.Duration) {
+	p.Helper()
+	eventuallyWithin(p.T, limit, func() error {
 		switch err := world.Get(p.Context(), client.ObjectKeyFromObject(obj), obj); {
 		case apierrors.IsNotFound(err):
 			return nil

@@ -25,6 +25,9 @@ type Options struct {
 
 // SetupWithManager adds the controller of AlluxioRuntimes.
 func SetupWithManager(mgr ctrl.Manager, observer *engine.Observer, metrics *engine.Metrics, options Options) error {
+	if installed, err := engine.Installed(mgr, &datav1alpha1.AlluxioRuntime{}); err != nil || !installed {
+		return err
+	}
 	r := engine.NewReconciler(mgr, &kind{options: options}, observer, metrics, options.Options)
 	if err := r.Builder(mgr).Named("alluxioruntime").Complete(r); err != nil {
 		return fmt.Errorf("set up alluxioruntime controller: %w", err)

@@ -30,6 +30,7 @@ import (
 const (
 	reasonRuntimeNotFound = "RuntimeNotFound"
 	reasonRuntimeDeleting = "RuntimeDeleting"
+	reasonUnserved        = "RuntimeNotSupported"
 	reasonUnheard         = "EngineNotHeard"
 	reasonMounting        = "Mounting"
 	reasonReferenced      = "Referenced"
@@ -85,7 +86,8 @@ func (r *Reconciler) resolveRuntime(ctx context.Context, s *round) (flow.Outcome
 		return flow.Wait(), err
 	}
 	if len(runtimes) == 0 {
-		return flow.Continue(), nil
+		s.unserved, err = engine.Unserved(ctx, r.Client, s.key)
+		return flow.Continue(), err
 	}
 	s.runtime = &runtimes[0]
 	s.state = r.observer.State(s.key)
@@ -97,6 +99,7 @@ func (r *Reconciler) resolveRuntime(ctx context.Context, s *round) (flow.Outcome
 	if err == nil && engine.RolledOut(master) {
 		// What is not a number is of another make: nothing is served yet.
 		s.served, _ = strconv.ParseInt(master.Annotations[engine.AnnotationDatasetGeneration], 10, 64)
+		s.table = master.Annotations[engine.AnnotationMountTable]
 	}
 	return flow.Continue(), nil
 }
@@ -120,6 +123,11 @@ func (r *Reconciler) assess(_ context.Context, s *round) (flow.Outcome, error) {
 // trouble asks one thing after the other: is there a runtime, is it ready, does
 // it serve this spec, is it heard, and are its sources there.
 func (s *round) trouble() *engine.Problem {
+	if s.unserved != "" {
+		return &engine.Problem{Reason: reasonUnserved, Message: fmt.Sprintf(
+			"kind %s of runtime %s is not supported: delete it and create a CacheRuntime of class %s with the Dataset's name; PersistentVolumeClaim %s is left as it is until then",
+			s.unserved, s.key.Name, contract.NativeClass, s.key.Name)}
+	}
 	if s.runtime == nil {
 		return &engine.Problem{Reason: reasonRuntimeNotFound, Message: fmt.Sprintf(
 			"there is no runtime %s in namespace %s: create a CacheRuntime or an AlluxioRuntime with the Dataset's name", s.key.Name, s.key.Namespace)}
@@ -137,6 +145,10 @@ func (s *round) trouble() *engine.Problem {
 		return &engine.Problem{Reason: engine.ReasonUpdating, Message: "the cache is being told of the changed Dataset"}
 	case !s.state.Connected:
 		return &engine.Problem{Reason: reasonUnheard, Message: fmt.Sprintf("the master of runtime %s is not heard yet: see pod %s-0%s", s.key.Name, contract.MasterName(s.key.Name), because(s.state.Err))}
+	}
+	// An engine of another make does not name its mounts.
+	if serves := s.state.Summary.MountTable; serves != "" && serves != s.table {
+		return &engine.Problem{Reason: engine.ReasonUpdating, Message: "the cache is being told of the changed mounts; what it served before is served until then"}
 	}
 	return s.mountTrouble()
 }
@@ -179,6 +191,9 @@ func (s *round) mountTrouble() *engine.Problem {
 // ensureVolume makes PV and PVC once the Dataset is ready, and removes them
 // when its runtime is gone.
 func (r *Reconciler) ensureVolume(ctx context.Context, s *round) (flow.Outcome, error) {
+	if s.unserved != "" {
+		return flow.Continue(), nil // it may be the claim of pods that run on it
+	}
 	if s.runtime == nil {
 		_, err := r.deleteVolume(ctx, s)
 		return flow.Continue(), err
@@ -296,18 +311,45 @@ func (r *Reconciler) refuseWhileInUse(ctx context.Context, s *round) (flow.Outco
 	if err != nil {
 		return flow.Wait(), err
 	}
+	referrers, err := r.referrers(ctx, s)
+	if err != nil {
+		return flow.Wait(), err
+	}
 	switch {
 	case len(users) > 0:
 		r.refuse(s, &engine.Problem{Reason: engine.ReasonInUse, Message: fmt.Sprintf(
 			"deletion waits for pods that use PersistentVolumeClaim %s: %s; delete them, and it goes on by itself", s.key.Name, engine.NamePods(users))})
 		return flow.Wait(), nil
-	case len(s.ds.Status.DatasetRef) > 0:
+	case len(referrers) > 0:
 		r.refuse(s, &engine.Problem{Reason: reasonReferenced, Message: fmt.Sprintf(
-			"deletion waits for Datasets that refer to this one: %s; delete them, and it goes on by itself", strings.Join(s.ds.Status.DatasetRef, ", "))})
+			"deletion waits for Datasets that refer to this one: %s; delete them, and it goes on by itself", strings.Join(referrers, ", "))})
 		return flow.Wait(), nil
 	}
-	conditions.False(&s.ds.Status.Conditions, s.ds.Generation, datav1alpha1.DatasetReady, engine.ReasonDeleting, "the Dataset is being deleted")
+	s.going("the Dataset is being deleted")
 	return flow.Continue(), nil
+}
+
+// going says how far a deletion is that nobody has to help.
+func (s *round) going(message string) {
+	conditions.False(&s.ds.Status.Conditions, s.ds.Generation, datav1alpha1.DatasetReady, engine.ReasonDeleting, message)
+}
+
+// referrers are the Datasets of datasetRef that exist: one that went without
+// taking its name off the list keeps nothing from going.
+func (r *Reconciler) referrers(ctx context.Context, s *round) ([]string, error) {
+	var found []string
+	for _, ref := range s.ds.Status.DatasetRef {
+		namespace, name, _ := strings.Cut(ref, "/")
+		err := r.Get(ctx, types.NamespacedName{Namespace: namespace, Name: name}, &datav1alpha1.Dataset{})
+		switch {
+		case apierrors.IsNotFound(err):
+		case err != nil:
+			return nil, fmt.Errorf("read dataset %s that refers to %s: %w", ref, s.key, err)
+		default:
+			found = append(found, ref)
+		}
+	}
+	return found, nil
 }
 
 func (r *Reconciler) refuse(s *round, p *engine.Problem) {
@@ -336,13 +378,43 @@ func (r *Reconciler) deleteRuntime(ctx context.Context, s *round) (flow.Outcome,
 			}
 		}
 	}
+	s.going(fmt.Sprintf("deletion waits for the %s runtime %s, which drops its cache%s", runtimes[0].Type, s.key.Name, heldBy(runtimes[0], contract.RuntimeFinalizer(runtimes[0].Type))))
 	return flow.Wait(), nil
 }
 
+// heldBy names the finalizers of an object that are not the expected one.
+func heldBy(obj client.Object, expected string) string {
+	foreign := slices.DeleteFunc(slices.Clone(obj.GetFinalizers()), func(f string) bool { return f == expected })
+	if len(foreign) == 0 {
+		return ""
+	}
+	return " and has the finalizers " + strings.Join(foreign, ", ") + " of somebody else"
+}
+
+// volumeTime is how long a deleted Dataset waits for its PV and PVC, which go
+// by themselves once it is gone.
+const volumeTime = 30 * time.Second
+
+// releaseVolume deletes PVC and PV and sees them off, for a bounded time: what
+// somebody else's finalizer holds is deleted all the same once that is taken off.
 func (r *Reconciler) releaseVolume(ctx context.Context, s *round) (flow.Outcome, error) {
 	gone, err := r.deleteVolume(ctx, s)
-	if err != nil || !gone {
-		return flow.Wait(), err
+	if err != nil || gone {
+		return flow.Continue(), err
 	}
-	return flow.Continue(), nil
+	claim := &corev1.PersistentVolumeClaim{}
+	if err := r.Get(ctx, s.key, claim); client.IgnoreNotFound(err) != nil {
+		return flow.Wait(), fmt.Errorf("read claim %s: %w", s.key, err)
+	}
+	left := time.Until(s.ds.DeletionTimestamp.Add(volumeTime))
+	if !claim.DeletionTimestamp.IsZero() {
+		left = time.Until(claim.DeletionTimestamp.Add(volumeTime))
+	}
+	if left <= 0 {
+		r.events.Event(s.ds, corev1.EventTypeWarning, contract.EventErrorDeleteDataset, fmt.Sprintf(
+			"the Dataset goes; its volume is deleted and still held%s: take them off if their owner is gone", heldBy(claim, "")))
+		return flow.Continue(), nil
+	}
+	s.going(fmt.Sprintf("deletion waits for PersistentVolumeClaim %s and its volume%s, for %s at most", s.key.Name, heldBy(claim, ""), volumeTime))
+	return flow.WaitFor(left), nil
 }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -16,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
@@ -52,20 +54,28 @@ func SetupWithManager(mgr ctrl.Manager, observer *engine.Observer, mountRoot str
 		applier: apply.New(mgr.GetClient(), "millrace-"+controllerName).LookingPast(mgr.GetAPIReader()), events: mgr.GetEventRecorderFor(controllerName),
 	}
 	byName := handler.EnqueueRequestsFromMapFunc(engine.RequestOfName)
-	err = ctrl.NewControllerManagedBy(mgr).
+	b := ctrl.NewControllerManagedBy(mgr).
 		Named("dataset").
 		WithOptions(controller.Options{MaxConcurrentReconciles: engine.Concurrency}).
 		For(&datav1alpha1.Dataset{}, builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}, datasetRefChanged()))).
-		Watches(&datav1alpha1.CacheRuntime{}, byName).
-		Watches(&datav1alpha1.AlluxioRuntime{}, byName).
+		Watches(&datav1alpha1.Dataset{}, handler.EnqueueRequestsFromMapFunc(requestsOfReferrer), builder.WithPredicates(onlyDeletions())).
 		Watches(&appsv1.StatefulSet{}, handler.EnqueueRequestsFromMapFunc(requestsOfMaster)).
 		Watches(&corev1.PersistentVolumeClaim{}, byName).
 		Watches(&corev1.PersistentVolume{}, handler.EnqueueRequestsFromMapFunc(requestsOfVolume)).
 		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(engine.RequestsOfPod), builder.WithPredicates(engine.PodMatters())).
 		Watches(&datav1alpha1.DataLoad{}, handler.EnqueueRequestsFromMapFunc(requestsOfLoad)).
-		WatchesRawSource(observer.Source(nil)).
-		Complete(r)
-	if err != nil {
+		WatchesRawSource(observer.Source(nil))
+	for _, runtime := range []client.Object{
+		&datav1alpha1.CacheRuntime{}, &datav1alpha1.AlluxioRuntime{}, &datav1alpha1.JuiceFSRuntime{}, &datav1alpha1.ThinRuntime{},
+	} {
+		// A kind that is not installed has no objects to wait for.
+		if installed, err := engine.Installed(mgr, runtime); err != nil {
+			return err
+		} else if installed {
+			b = b.Watches(runtime, byName)
+		}
+	}
+	if err := b.Complete(r); err != nil {
 		return fmt.Errorf("set up dataset controller: %w", err)
 	}
 	return nil
@@ -76,10 +86,14 @@ type round struct {
 	key     types.NamespacedName
 	ds      *datav1alpha1.Dataset
 	runtime *engine.Runtime
+	// unserved is the kind of a runtime that nothing here serves; "" if there is none.
+	unserved string
 	// served is the generation of the Dataset that the master was made for,
 	// once its pods are of that make; 0 before.
 	served int64
-	state  engine.State
+	// table names the mounts that the master is to serve.
+	table string
+	state engine.State
 	// problem is why the Dataset is not ready; nil when it is.
 	problem *engine.Problem
 	// bound tells that the volume exists, is ours and is bound to its claim.
@@ -118,6 +132,31 @@ func requestsOfVolume(_ context.Context, obj client.Object) []reconcile.Request 
 	return []reconcile.Request{{NamespacedName: types.NamespacedName{
 		Namespace: pv.Spec.CSI.VolumeAttributes[contract.AttrRuntimeNamespace], Name: pv.Spec.CSI.VolumeAttributes[contract.AttrRuntimeName],
 	}}}
+}
+
+// requestsOfReferrer are the Datasets that a Dataset's mounts refer to.
+func requestsOfReferrer(_ context.Context, obj client.Object) []reconcile.Request {
+	ds, ok := obj.(*datav1alpha1.Dataset)
+	if !ok {
+		return nil
+	}
+	var out []reconcile.Request
+	for _, m := range ds.Spec.Mounts {
+		if rest, ok := strings.CutPrefix(m.MountPoint, "dataset://"); ok {
+			parts := strings.SplitN(rest, "/", 3)
+			if len(parts) > 1 {
+				out = append(out, reconcile.Request{NamespacedName: types.NamespacedName{Namespace: parts[0], Name: parts[1]}})
+			}
+		}
+	}
+	return out
+}
+
+func onlyDeletions() predicate.Predicate {
+	return predicate.Funcs{
+		CreateFunc: func(event.CreateEvent) bool { return false },
+		UpdateFunc: func(event.UpdateEvent) bool { return false },
+	}
 }
 
 func requestsOfLoad(_ context.Context, obj client.Object) []reconcile.Request {

@@ -24,6 +24,7 @@ import (
 func (r *Reconciler) report(_ context.Context, s *round) (flow.Outcome, error) {
 	st, generation := &s.ds.Status, s.ds.Generation
 	st.ObservedGeneration = generation
+	conditions.DropForeign(&st.Conditions)
 	if s.problem == nil {
 		st.Mounts = s.ds.Spec.Mounts
 		if conditions.True(&st.Conditions, generation, datav1alpha1.DatasetReady, reasonBound, fmt.Sprintf("the Dataset is bound to its %s runtime", s.runtime.Type)) {
@@ -80,7 +81,7 @@ func (s *round) reason() string {
 func fails(p *engine.Problem) bool {
 	switch p.Reason {
 	case reasonRuntimeNotFound, reasonRuntimeDeleting, reasonUnheard, reasonMounting, reasonBinding,
-		engine.ReasonMasterNotReady, engine.ReasonWorkersNotReady, engine.ReasonUpdating, engine.ReasonDatasetNotFound, engine.ReasonInUse, engine.ReasonDeleting:
+		engine.ReasonMasterNotReady, engine.ReasonWorkersNotReady, engine.ReasonUpdating, engine.ReasonTakeover, engine.ReasonDatasetNotFound, engine.ReasonInUse, engine.ReasonDeleting:
 		return false
 	default:
 		return true

@@ -149,6 +149,7 @@ const (
 	ReasonMasterNotReady   = "MasterNotReady"
 	ReasonWorkersNotReady  = "WorkersNotReady"
 	ReasonUpdating         = "Updating"
+	ReasonTakeover         = "ReplacingFluid"
 	ReasonInUse            = "InUse"
 	ReasonDeleting         = "Deleting"
 	ReasonRetiring         = "Retiring"

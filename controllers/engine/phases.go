@@ -177,10 +177,19 @@ func (r *Reconciler) applyObjects(ctx context.Context, s *round) (flow.Outcome, 
 	if err != nil {
 		return flow.Wait(), err
 	}
-	mine := func(live client.Object) bool { return metav1.IsControlledBy(live, s.runtime) }
+	var left client.Object
+	mine := func(live client.Object) bool {
+		if r.leftByFluid(s, live) {
+			left = live
+			return false
+		}
+		return metav1.IsControlledBy(live, s.runtime)
+	}
 	for _, obj := range objects {
 		err := r.applier.Apply(ctx, obj, mine)
-		if errors.Is(err, apply.ErrForeign) {
+		if errors.Is(err, apply.ErrForeign) && left != nil {
+			return r.makeRoom(ctx, s, left)
+		} else if errors.Is(err, apply.ErrForeign) {
 			s.problem = &Problem{ReasonForeign, fmt.Sprintf("%s: delete or rename it, or choose another name for the Dataset", err)}
 			return flow.Continue(), nil
 		} else if err != nil {
@@ -250,6 +259,7 @@ func (r *Reconciler) observe(ctx context.Context, s *round) (flow.Outcome, error
 // report tells what was seen in conditions and the kind's own status.
 func (r *Reconciler) report(_ context.Context, s *round) (flow.Outcome, error) {
 	list, generation := s.conditions(), s.runtime.GetGeneration()
+	conditions.DropForeign(list)
 	was := meta.IsStatusConditionTrue(*list, datav1alpha1.RuntimeReady)
 	if p := s.waitingFor(); p != nil {
 		if was {
@@ -376,21 +386,26 @@ func (r *Reconciler) clearFuseLabels(ctx context.Context, s *round) (flow.Outcom
 	if err != nil {
 		return flow.Wait(), err
 	}
+	return flow.Continue(), r.relabelNodes(ctx, label, func(labels map[string]string) { delete(labels, label) })
+}
+
+// relabelNodes edits the labels of every node that has one of them.
+func (r *Reconciler) relabelNodes(ctx context.Context, having string, edit func(labels map[string]string)) error {
 	nodes := &metav1.PartialObjectMetadataList{}
 	nodes.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("NodeList"))
-	if err := r.List(ctx, nodes, client.HasLabels{label}); err != nil {
-		return flow.Wait(), fmt.Errorf("list nodes with label %s: %w", label, err)
+	if err := r.List(ctx, nodes, client.HasLabels{having}); err != nil {
+		return fmt.Errorf("list nodes with label %s: %w", having, err)
 	}
 	for i := range nodes.Items {
 		node := &nodes.Items[i]
 		before := node.DeepCopy()
 		node.Labels = maps.Clone(node.Labels)
-		delete(node.Labels, label)
+		edit(node.Labels)
 		if err := r.Patch(ctx, node, client.MergeFrom(before)); client.IgnoreNotFound(err) != nil {
-			return flow.Wait(), fmt.Errorf("take label %s off node %s: %w", label, node.Name, err)
+			return fmt.Errorf("take labels off node %s: %w", node.Name, err)
 		}
 	}
-	return flow.Continue(), nil
+	return nil
 }
 
 // fuseLabel needs the Dataset's UID only for long names.

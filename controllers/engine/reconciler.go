@@ -67,14 +67,17 @@ type Reconciler struct {
 	events   record.EventRecorder
 	metrics  *Metrics
 	options  Options
+	// fieldOwner is who we are in the managed fields of what we made.
+	fieldOwner string
 }
 
 // NewReconciler makes the Reconciler of a kind.
 func NewReconciler(mgr ctrl.Manager, kind Kind, observer *Observer, metrics *Metrics, options Options) *Reconciler {
 	name := string(kind.Type()) + "runtime-controller"
+	owner := "millrace-" + name
 	return &Reconciler{
 		Client: mgr.GetClient(), live: mgr.GetAPIReader(), kind: kind, observer: observer, metrics: metrics, options: options,
-		applier: apply.New(mgr.GetClient(), "millrace-"+name).LookingPast(mgr.GetAPIReader()), events: mgr.GetEventRecorderFor(name),
+		applier: apply.New(mgr.GetClient(), owner).LookingPast(mgr.GetAPIReader()), fieldOwner: owner, events: mgr.GetEventRecorderFor(name),
 	}
 }
 
@@ -130,7 +133,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (_ ctrl.Re
 	if !runtime.GetDeletionTimestamp().IsZero() {
 		return flow.Run(ctx, s, r.refuseWhileInUse, r.retireCache, r.deleteObjects, r.clearFuseLabels, r.dropFinalizer)
 	}
-	return flow.Run(ctx, s, r.ensureFinalizer, r.describe, r.checkSources, r.applyObjects, r.replaceLostMaster, r.observe, r.report)
+	return flow.Run(ctx, s, r.ensureFinalizer, r.describe, r.checkSources, r.applyObjects, r.tellPods, r.replaceLostMaster, r.observe, r.report)
 }
 
 func (r *Reconciler) ensureFinalizer(ctx context.Context, s *round) (flow.Outcome, error) {
@@ -153,8 +156,9 @@ func (r *Reconciler) masterPod(ctx context.Context, key types.NamespacedName) (*
 	if err := r.Get(ctx, masterPodKey(key), pod); client.IgnoreNotFound(err) != nil {
 		return nil, fmt.Errorf("read master pod of %s: %w", key, err)
 	}
-	// A pod that is not there has no address either.
-	if pod.Status.PodIP == "" || pod.Status.Phase != corev1.PodRunning || !pod.DeletionTimestamp.IsZero() {
+	// A pod that is not there has no address either, and one of another engine
+	// would not understand.
+	if pod.Labels[contract.LabelCacheRuntime] != key.Name || pod.Status.PodIP == "" || pod.Status.Phase != corev1.PodRunning || !pod.DeletionTimestamp.IsZero() {
 		return nil, nil
 	}
 	return pod, nil

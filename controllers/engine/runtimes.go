@@ -8,7 +8,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
@@ -30,15 +32,50 @@ func New(t contract.RuntimeType) client.Object {
 	return &datav1alpha1.CacheRuntime{}
 }
 
+// RuntimeTypes are those that are served.
+var RuntimeTypes = []contract.RuntimeType{contract.RuntimeCache, contract.RuntimeAlluxio}
+
+// Installed tells whether the API server knows the kind of an object. What it
+// does not know cannot be watched, and keeps no other kind from being served.
+func Installed(mgr ctrl.Manager, obj client.Object) (bool, error) {
+	gvk, err := mgr.GetClient().GroupVersionKindFor(obj)
+	if err != nil {
+		return false, fmt.Errorf("look for kind of %T: %w", obj, err)
+	}
+	_, err = mgr.GetRESTMapper().RESTMapping(gvk.GroupKind(), gvk.Version)
+	if meta.IsNoMatchError(err) {
+		mgr.GetLogger().Info("kind is not installed: apply the chart's CRDs and restart the manager to have it served", "kind", gvk.Kind)
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look for kind %s: %w", gvk.Kind, err)
+	}
+	return true, nil
+}
+
+// Unserved is the kind of a Dataset's runtime that is taken and not served, or "".
+func Unserved(ctx context.Context, c client.Reader, key types.NamespacedName) (string, error) {
+	for kind, obj := range map[string]client.Object{"JuiceFSRuntime": &datav1alpha1.JuiceFSRuntime{}, "ThinRuntime": &datav1alpha1.ThinRuntime{}} {
+		err := c.Get(ctx, key, obj)
+		switch {
+		case err == nil:
+			return kind, nil
+		case !apierrors.IsNotFound(err) && !meta.IsNoMatchError(err):
+			return "", fmt.Errorf("read %s %s: %w", kind, key, err)
+		}
+	}
+	return "", nil
+}
+
 // RuntimesOf are the runtimes that have a Dataset's name, the oldest first: it
 // is the one that the Dataset binds to.
 func RuntimesOf(ctx context.Context, c client.Reader, key types.NamespacedName) ([]Runtime, error) {
 	var found []Runtime
-	for _, t := range []contract.RuntimeType{contract.RuntimeCache, contract.RuntimeAlluxio} {
+	for _, t := range RuntimeTypes {
 		obj := New(t)
 		err := c.Get(ctx, key, obj)
-		if apierrors.IsNotFound(err) {
-			continue
+		if apierrors.IsNotFound(err) || meta.IsNoMatchError(err) {
+			continue // a kind that is not installed has no objects
 		}
 		if err != nil {
 			return nil, fmt.Errorf("read %s runtime %s: %w", t, key, err)

@@ -59,6 +59,7 @@ var kinds = []kind{
 func refuseRuntime(obj client.Object, st *datav1alpha1.RuntimeStatus, kind, remedy string) string {
 	message := fmt.Sprintf("kind %s is not supported and caches nothing: %s", kind, remedy)
 	st.ObservedGeneration = obj.GetGeneration()
+	conditions.DropForeign(&st.Conditions)
 	conditions.False(&st.Conditions, obj.GetGeneration(), datav1alpha1.RuntimeReady, reasonKind, message)
 	return news(&st.Conditions, obj, datav1alpha1.RuntimeNotSupported, message)
 }

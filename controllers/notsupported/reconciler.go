@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/client-go/tools/record"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
@@ -18,7 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 
 	"github.com/millrace/millrace/apis/contract"
-	datav1alpha1 "github.com/millrace/millrace/apis/data/v1alpha1"
+	"github.com/millrace/millrace/controllers/engine"
 	"github.com/millrace/millrace/controllers/internal/flow"
 	"github.com/millrace/millrace/controllers/internal/status"
 )
@@ -37,12 +36,10 @@ type round struct{ obj client.Object }
 // installed is left out: the others work all the same.
 func SetupWithManager(mgr ctrl.Manager) error {
 	for _, k := range kinds {
-		gvk := datav1alpha1.GroupVersion.WithKind(k.name)
-		if _, err := mgr.GetRESTMapper().RESTMapping(gvk.GroupKind(), gvk.Version); meta.IsNoMatchError(err) {
-			mgr.GetLogger().Info("kind is not installed: apply the chart's CRDs and restart the manager to have its objects answered", "kind", k.name)
+		if installed, err := engine.Installed(mgr, k.object()); err != nil {
+			return err
+		} else if !installed {
 			continue
-		} else if err != nil {
-			return fmt.Errorf("look for kind %s: %w", k.name, err)
 		}
 		name := strings.ToLower(k.name)
 		r := &Reconciler{Client: mgr.GetClient(), kind: k, events: mgr.GetEventRecorderFor(name + "-controller")}

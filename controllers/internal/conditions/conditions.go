@@ -2,6 +2,9 @@
 package conditions
 
 import (
+	"regexp"
+	"slices"
+
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -31,4 +34,14 @@ func True(list *[]metav1.Condition, generation int64, conditionType, reason, mes
 // False sets a condition to False.
 func False(list *[]metav1.Condition, generation int64, conditionType, reason, message string) bool {
 	return Set(list, generation, conditionType, metav1.ConditionFalse, reason, message)
+}
+
+// reasons are what an API server takes as the reason of a condition.
+var reasons = regexp.MustCompile(`^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$`)
+
+// DropForeign removes conditions that another control plane wrote in a form
+// that no API server takes as a condition any more: with a sentence as reason.
+// Nobody keeps them up, so they would speak of what is long past.
+func DropForeign(list *[]metav1.Condition) {
+	*list = slices.DeleteFunc(*list, func(c metav1.Condition) bool { return !reasons.MatchString(c.Reason) })
 }
