@@ -8,11 +8,18 @@ import (
 
 // Annotations and labels of our own on what the builders make.
 const (
-	// AnnotationConfigHash on pods restarts them when runtime.json changes.
+	// AnnotationConfigHash on pods restarts them when runtime.json changes in
+	// more than its mounts.
 	AnnotationConfigHash = "cache.millrace.io/config-hash"
 	// AnnotationDatasetGeneration on the master's StatefulSet tells which
 	// generation of the Dataset it serves.
 	AnnotationDatasetGeneration = "cache.millrace.io/dataset-generation"
+	// AnnotationMountTable on the master's StatefulSet names the mounts that the
+	// engine is to serve, as its Summary names those that it serves.
+	AnnotationMountTable = "cache.millrace.io/mount-table"
+	// AnnotationTold on pods says of which mounts, and when, their kubelet was
+	// told; that it changes is what tells it.
+	AnnotationTold = "cache.millrace.io/told"
 	// AnnotationNodeLabels on worker pods holds, as JSON, the labels that their
 	// node carries because of them.
 	AnnotationNodeLabels = "cache.millrace.io/node-labels"

@@ -80,14 +80,16 @@ func (d TierDir) mountPath(i, j int) string {
 	}
 }
 
-// configMap holds runtime.json. The hash leaves out the numbers of pods, so
-// that scaling restarts nothing.
+// configMap holds runtime.json. The hash leaves out the numbers of pods and the
+// mounts, so that scaling restarts nothing, and changed mounts nothing but what
+// needs another volume for them: the engine serves them as they change.
 func (d *Description) configMap() (*corev1.ConfigMap, string, error) {
 	config := d.RuntimeConfig()
 	text, err := config.Encode()
 	if err != nil {
 		return nil, "", err
 	}
+	config.Mounts = nil
 	config.Master.Replicas, config.Worker.Replicas, config.Client.Replicas = 0, 0, 0
 	hashed, err := config.Encode()
 	if err != nil {
@@ -143,7 +145,9 @@ func (d *Description) service(c contract.ComponentType) *corev1.Service {
 
 func (d *Description) masterSet(hash string) *appsv1.StatefulSet {
 	set := d.statefulSet(contract.ComponentMaster)
-	set.Annotations = map[string]string{AnnotationDatasetGeneration: strconv.FormatInt(d.DatasetGeneration, 10)}
+	set.Annotations = map[string]string{
+		AnnotationDatasetGeneration: strconv.FormatInt(d.DatasetGeneration, 10), AnnotationMountTable: d.RuntimeConfig().MountTable(),
+	}
 	set.Spec.Template.Annotations[AnnotationConfigHash] = hash
 	// A master is wanted again soon when its node is gone.
 	for _, taint := range []string{corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable} {

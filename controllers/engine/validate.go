@@ -24,6 +24,14 @@ func (d *Description) validate() *Problem {
 	if len(d.Sources.Mounts) == 0 {
 		return &Problem{ReasonInvalid, "the Dataset has no mounts: give spec.mounts at least one"}
 	}
+	seen := map[string]string{}
+	for _, m := range d.Sources.Mounts {
+		path := contract.MountPath(m.Path, m.Name)
+		if other, taken := seen[path]; taken {
+			return &Problem{ReasonInvalid, fmt.Sprintf("mounts %s and %s have both the path %s: give one of them another path", other, m.MountPoint, path)}
+		}
+		seen[path] = m.MountPoint
+	}
 	if problem := d.validateEgress(); problem != nil {
 		return problem
 	}
