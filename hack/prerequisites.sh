@@ -30,6 +30,7 @@ need git git
 need java openjdk-17-jre-headless
 need mvn maven
 need mount mount
+need mkfs.ext4 e2fsprogs
 need sshfs sshfs
 need ssh-keygen openssh-client
 need rsync rsync

@@ -22,6 +22,7 @@ const (
 	pathStatus = "/v1/status"
 	pathStop   = "/v1/stop"
 	pathLoad   = "/v1/load"
+	pathKeep   = "/v1/keep"
 )
 
 // Status is how one mount does. Sizes are bytes.
@@ -71,6 +72,7 @@ func (c *control) handler() http.Handler {
 		c.stop()
 	})
 	mux.HandleFunc("POST "+pathLoad, c.serveLoad)
+	mux.HandleFunc("POST "+pathKeep, c.serveKeep)
 	mux.Handle("GET "+contract.PathMetrics, c.registry.Handler())
 	return mux
 }

@@ -150,15 +150,59 @@ func (f *File) WriteBlock(block int, p []byte) error {
 // A block that is there already is not filled again. ErrNoSpace when there is
 // no room. While one fills a block, others who want to fill it wait.
 func (f *File) FillBlock(block int, fill func(w io.Writer) error) error {
+	return f.fillBlock(block, 0, fill)
+}
+
+// Reserve takes room for a block whose bytes are still to come, for whoever must
+// not keep others from filling it meanwhile. ErrNoSpace when there is none.
+func (f *File) Reserve(block int) (*Room, error) {
+	if block < 0 || block >= f.Blocks() {
+		return nil, fmt.Errorf("reserve block %d of cached file %s: it has %d blocks", block, f.e.key, f.Blocks())
+	}
+	n := roundUp(f.e.length(block))
+	if err := f.store.reserve(f.e, n); err != nil {
+		return nil, fmt.Errorf("reserve block %d of cached file %s: %w", block, f.e.key, err)
+	}
+	return &Room{f: f, block: block, n: n}, nil
+}
+
+// Room is reserved for one block, until Write or Release. It is for one
+// goroutine, and ends before its File does.
+type Room struct {
+	f     *File
+	block int
+	n     int64
+}
+
+// Write stores the whole block as WriteBlock does.
+func (r *Room) Write(p []byte) error {
+	n := r.n
+	r.n = 0
+	return r.f.fillBlock(r.block, n, func(w io.Writer) error {
+		_, err := w.Write(p)
+		return err
+	})
+}
+
+// Release gives the room back, if nothing was written.
+func (r *Room) Release() {
+	if r.n > 0 {
+		r.f.store.refund(r.f.e, r.n)
+		r.n = 0
+	}
+}
+
+func (f *File) fillBlock(block int, reserved int64, fill func(w io.Writer) error) error {
 	e := f.e
 	if block < 0 || block >= len(e.states) {
 		return fmt.Errorf("write block %d of cached file %s: it has %d blocks", block, e.key, len(e.states))
 	}
 	if !e.claim(block, func(s blockState) bool { return s == blockPresent }) {
+		f.store.refund(e, reserved)
 		return nil
 	}
 	defer e.free(block)
-	err := f.fill(block, fill)
+	err := f.fill(block, reserved, fill)
 	f.store.diskFull(e.dir, isFull(err))
 	if isBroken(err) {
 		f.store.mu.Lock()
@@ -180,8 +224,9 @@ func isFull(err error) bool {
 	return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)
 }
 
-// fill reserves room for a claimed block and has it written.
-func (f *File) fill(block int, fill func(w io.Writer) error) error {
+// fill reserves what a claimed block takes beyond what is reserved for it, and
+// has it written.
+func (f *File) fill(block int, reserved int64, fill func(w io.Writer) error) error {
 	e := f.e
 	taken := func() int64 {
 		e.mu.Lock()
@@ -193,7 +238,10 @@ func (f *File) fill(block int, fill func(w io.Writer) error) error {
 	}
 	before := taken()
 	cost := max(0, roundUp(e.length(block))-before)
-	if err := f.store.reserve(e, cost); err != nil {
+	if cost <= reserved {
+		f.store.refund(e, reserved-cost)
+	} else if err := f.store.reserve(e, cost-reserved); err != nil {
+		f.store.refund(e, reserved)
 		return err
 	}
 	w := &blockWriter{e: e, off: int64(block) * e.blockBytes, left: e.length(block)}

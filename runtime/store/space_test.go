@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -223,6 +224,153 @@ func TestWritersOfOneBlockChargeItOnce(t *testing.T) {
 	if used, _ := s.Usage(); used != block {
 		t.Errorf("used %d", used)
 	}
+}
+
+func TestRoomIsReservedBeforeAPeerSends(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir, 3*block, nil)
+	f, err := s.Acquire(key(1), 4*block, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	data := content(key(1), 4*block)
+	rooms := make([]*store.Room, 3)
+	for b := range rooms {
+		if rooms[b], err = f.Reserve(b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := f.Reserve(3); !errors.Is(err, store.ErrNoSpace) {
+		t.Errorf("room beyond the quota: %v", err)
+	}
+	if err := f.WriteBlock(3, data[3*block:]); !errors.Is(err, store.ErrNoSpace) {
+		t.Errorf("what is reserved was given to another: %v", err)
+	}
+	rooms[2].Release()
+	rooms[2].Release()
+	if err := f.WriteBlock(3, data[3*block:]); err != nil {
+		t.Errorf("what is released cannot be used: %v", err)
+	}
+	if err := rooms[0].Write(data[:block]); err != nil {
+		t.Error(err)
+	}
+	rooms[0].Release()
+	if err := rooms[1].Write(data[:7]); err == nil { // it is cut short
+		t.Error("half a block was taken")
+	}
+	if err := f.WriteBlock(1, data[block:2*block]); err != nil {
+		t.Error(err)
+	}
+	s.Drop(key(2))
+	if used, _ := s.Usage(); used != 3*block || used != onDisk(t, dir) {
+		t.Errorf("used %d, on disk %d", used, onDisk(t, dir))
+	}
+	if _, err := f.Reserve(4); err == nil {
+		t.Error("room for a block that there is not")
+	}
+}
+
+// TestAnotherFillsARealDisk has the store and a stranger fill a small ext4 at
+// once, so that any write of either may find it full.
+func TestAnotherFillsARealDisk(t *testing.T) {
+	image, dir := filepath.Join(t.TempDir(), "image"), t.TempDir()
+	f, err := os.Create(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(f.Truncate(24<<20), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	for _, argv := range [][]string{{"mkfs.ext4", "-q", "-F", "-m", "0", "-b", "4096", image}, {"mount", "-o", "loop", image, dir}} {
+		if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%s (root, e2fsprogs and loop devices are needed): %v: %s", argv[0], err, out)
+		}
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Errorf("unmount the small disk: %v", err)
+			_ = unix.Unmount(dir, unix.MNT_DETACH)
+		}
+	})
+	cache := filepath.Join(dir, "cache")
+	s := open(t, cache, 18<<20, nil)
+	_, quota := s.Usage()
+	stop := make(chan struct{})
+	var stranger, writers sync.WaitGroup
+	foreign := filepath.Join(dir, "foreign")
+	stranger.Go(func() {
+		p := make([]byte, 1<<20)
+		for {
+			f, err := os.Create(foreign)
+			for err == nil {
+				_, err = f.Write(p)
+			}
+			if !errors.Is(err, unix.ENOSPC) {
+				t.Error(err)
+			}
+			f.Close()
+			select {
+			case <-stop:
+				return
+			default:
+			}
+		}
+	})
+	full := make([]int, 3)
+	for w := range full {
+		writers.Go(func() {
+			for i := range 60 {
+				k := key(w*1000 + i%20)
+				switch err := fill(s, k, int64(1+i%4)*block, i%3 == 0); {
+				case errors.Is(err, store.ErrNoSpace):
+					full[w]++
+				case err != nil && !strings.Contains(err.Error(), "it has"):
+					t.Error(err)
+				}
+				if i%5 == 0 {
+					s.Drop(k)
+				}
+				if used, _ := s.Usage(); used > quota {
+					t.Errorf("used %d of %d", used, quota)
+				}
+			}
+		})
+	}
+	writers.Wait()
+	for deadline := time.Now().Add(time.Minute); full[0]+full[1]+full[2] == 0 && time.Now().Before(deadline); {
+		if err := fill(s, key(9000), 64*block, false); errors.Is(err, store.ErrNoSpace) {
+			full[0]++
+		}
+		s.Drop(key(9000))
+	}
+	close(stop)
+	stranger.Wait()
+	if full[0]+full[1]+full[2] == 0 {
+		t.Error("the disk was never full")
+	}
+	noWrongByte(t, s)
+	// Of a file in more than four pieces ext4 lists the pieces in a block of its own.
+	account := func(when string) {
+		t.Helper()
+		files := int64(0)
+		s.Each(func(store.Change) { files++ })
+		if used, _ := s.Usage(); used > onDisk(t, cache) || used < onDisk(t, cache)-files*4096 {
+			t.Errorf("%s: used %d, on disk %d, in %d files", when, used, onDisk(t, cache), files)
+		}
+	}
+	account("at the end")
+	s.Close()
+	if err := os.Remove(foreign); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, cache, 18<<20, nil)
+	noWrongByte(t, s)
+	if err := fill(s, key(1), 20*block, false); err != nil && !strings.Contains(err.Error(), "it has") {
+		t.Errorf("when there is room again: %v", err)
+	}
+	account("opened again")
+	s.Close()
 }
 
 func TestALargeFileIsVerifiedInTheBackgroundAfterARestart(t *testing.T) {

@@ -331,12 +331,17 @@ func (f *fetcher) fromPeers(file *store.File, o *wirepb.Object, block int, off, 
 	if len(asks) == 0 {
 		return false, nil
 	}
+	room, err := file.Reserve(block) // what finds no room is not sent
+	if err != nil {
+		return true, noSpace(err)
+	}
+	defer room.Release()
 	p, free := f.buffer(n)
 	defer free()
 	for _, ask := range asks {
 		err := f.w.client.Fetch(f.ctx, ask.addr, wire.Range{Object: o, Off: off, N: n, Flags: ask.flags}, p)
 		if err == nil {
-			return true, noSpace(file.WriteBlock(block, p))
+			return true, noSpace(room.Write(p))
 		}
 		if f.ctx.Err() != nil {
 			return true, f.ctx.Err()

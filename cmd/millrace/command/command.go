@@ -60,6 +60,7 @@ func (p *program) command(understood *bool) *cobra.Command {
 	root.PersistentFlags().String(runDirFlag, standalone.DefaultRunDir(), "directory of the daemons' sockets")
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.AddCommand(p.mount(), loadCommand(), statusCommand(), unmountCommand(), p.master(), p.worker(), p.client(), p.tellVersion())
+	root.AddCommand(keepCommands()...)
 	return root
 }
 
