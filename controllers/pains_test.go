@@ -152,3 +152,14 @@ func TestPain2ARuntimeThatIsNotServedCostsNoClaim(t *testing.T) {
 	p.gone(ds)
 	p.volumeGone("data")
 }
+
+// A field that does nothing says so.
+func TestDatasetFieldsWithoutMeaningAreNamed(t *testing.T) {
+	p := newPlace(t)
+	p.create(&datav1alpha1.Dataset{ObjectMeta: p.meta("data"), Spec: datav1alpha1.DatasetSpec{
+		AccessModes:         []corev1.PersistentVolumeAccessMode{corev1.ReadWriteMany},
+		DataRestoreLocation: &datav1alpha1.DataRestoreLocation{Path: "pvc://backups"},
+	}})
+	said := func() []metav1.Condition { return p.get("data").Status.Conditions }
+	says(t, said, datav1alpha1.DatasetNotSupported, metav1.ConditionTrue, "spec.accessModes", "spec.dataRestoreLocation")
+}

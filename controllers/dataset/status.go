@@ -3,7 +3,9 @@ package dataset
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -33,12 +35,42 @@ func (r *Reconciler) report(_ context.Context, s *round) (flow.Outcome, error) {
 	} else if conditions.False(&st.Conditions, generation, datav1alpha1.DatasetReady, s.problem.Reason, s.problem.Message) && fails(s.problem) {
 		r.events.Event(s.ds, corev1.EventTypeWarning, contract.EventErrorProcessDataset, s.problem.Message)
 	}
+	s.reportNotServed()
 	r.reportScheduled(s)
 	r.reportUpdating(s)
 	st.Phase = s.phase()
 	r.reportCache(s)
 	return flow.Continue(), nil
 }
+
+// reportNotServed names the fields of the spec that are taken and do nothing.
+func (s *round) reportNotServed() {
+	fields := notServed(&s.ds.Spec)
+	if len(fields) == 0 {
+		meta.RemoveStatusCondition(&s.ds.Status.Conditions, datav1alpha1.DatasetNotSupported)
+		return
+	}
+	conditions.True(&s.ds.Status.Conditions, s.ds.Generation, datav1alpha1.DatasetNotSupported, engine.ReasonFieldsNotServed,
+		"these fields are not supported and do nothing: "+strings.Join(fields, ", "))
+}
+
+func notServed(spec *datav1alpha1.DatasetSpec) []string {
+	var out []string
+	for field, set := range map[string]bool{
+		"spec.accessModes that write (the volume is read-only)":            slices.ContainsFunc(spec.AccessModes, writes),
+		"spec.dataRestoreLocation (the cache lists its sources by itself)": spec.DataRestoreLocation != nil,
+		"spec.owner (who may read is decided by who gets the volume)":      spec.Owner != nil,
+		"spec.runtimes (a Dataset belongs to the runtime of its name)":     len(spec.Runtimes) > 0,
+	} {
+		if set {
+			out = append(out, field)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+func writes(mode corev1.PersistentVolumeAccessMode) bool { return mode != corev1.ReadOnlyMany }
 
 // reportScheduled names the runtime that the Dataset is bound to.
 func (r *Reconciler) reportScheduled(s *round) {

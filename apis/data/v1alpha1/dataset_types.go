@@ -27,6 +27,7 @@ const (
 	DatasetUpdateReady      = "UpdateReady"
 	DatasetUpdating         = "Updating"
 	DatasetInitialized      = "Initialized"
+	DatasetNotSupported     = "NotSupported"
 )
 
 // PlacementMode says whether the Dataset's workers share nodes with other Datasets' workers.
