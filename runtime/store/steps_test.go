@@ -315,6 +315,7 @@ func TestKillNineAtEveryStepLeavesRightBytes(t *testing.T) {
 		stand := newScaffold(t)
 		stand.step(t, 0)
 		steps = distinct(stand.path)
+		t.Logf("%d of %d changes", len(steps), len(stand.path))
 	})
 	if len(steps) < 50 {
 		t.Fatalf("there are %d steps", len(steps))
