@@ -10,8 +10,10 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
 	"sigs.k8s.io/yaml"
 
@@ -36,7 +38,9 @@ func eventually(t *testing.T, ask func() error) {
 
 func start(t *testing.T) client.Client {
 	t.Helper()
-	mgr, err := ctrl.NewManager(apitest.Config(t), ctrl.Options{Scheme: apitest.Scheme(), Metrics: server.Options{BindAddress: "0"}})
+	mgr, err := ctrl.NewManager(apitest.Config(t), ctrl.Options{
+		Scheme: apitest.Scheme(), Metrics: server.Options{BindAddress: "0"}, Controller: config.Controller{SkipNameValidation: ptr.To(true)},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

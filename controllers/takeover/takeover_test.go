@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -24,8 +25,10 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
+	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
@@ -210,7 +213,11 @@ func (c *cluster) runMillrace() {
 		}
 	}))
 	c.Cleanup(func() { close(stop); master.Close() })
-	mgr, err := ctrl.NewManager(c.config, ctrl.Options{Scheme: apitest.Scheme(), Metrics: metricsserver.Options{BindAddress: "0"}})
+	// Each run of the test has a manager and so metrics of its own.
+	ctrlmetrics.Registry = prometheus.NewRegistry()
+	mgr, err := ctrl.NewManager(c.config, ctrl.Options{
+		Scheme: apitest.Scheme(), Metrics: metricsserver.Options{BindAddress: "0"}, Controller: config.Controller{SkipNameValidation: ptr.To(true)},
+	})
 	c.must(err)
 	observer := engine.NewObserver(&http.Client{}, mgr.GetLogger())
 	metrics, err := engine.NewMetrics(ctrlmetrics.Registry)
