@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -198,17 +199,27 @@ func (c *cluster) upgrade() {
 // runMillrace starts the controllers; the engine's master says that all is served.
 func (c *cluster) runMillrace() {
 	c.Helper()
-	stop := make(chan struct{})
+	stop, retired := make(chan struct{}), make(chan struct{})
+	var once sync.Once
 	master := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		summary := contract.Summary{Mounts: []contract.MountSummary{{Path: "/", Ready: true, Reason: contract.MountReady}}, Retired: r.Method == http.MethodPost}
+		summary := contract.Summary{Revision: 1, Mounts: []contract.MountSummary{{Path: "/", Ready: true, Reason: contract.MountReady}}}
+		if r.URL.Path == contract.PathRetire {
+			once.Do(func() { close(retired) })
+		}
+		select {
+		case <-retired:
+			summary.Revision, summary.Retired = 2, true
+		default:
+		}
 		if json.NewEncoder(w).Encode(summary) != nil || http.NewResponseController(w).Flush() != nil {
 			return
 		}
-		if r.URL.Path == contract.PathRetire {
+		if r.URL.Path == contract.PathRetire || summary.Retired {
 			return
 		}
 		select {
 		case <-stop:
+		case <-retired: // said in the next stream
 		case <-r.Context().Done():
 		}
 	}))
