@@ -5,7 +5,9 @@ package fuse
 
 import (
 	"context"
+	"iter"
 	"os"
+	"slices"
 	"time"
 )
 
@@ -40,7 +42,7 @@ type FileSystem interface {
 	// handed out.
 	Node(ctx context.Context, ino uint64) (Node, error)
 	// ReadDir lists a directory, sorted by name.
-	ReadDir(ctx context.Context, ino uint64) ([]Node, error)
+	ReadDir(ctx context.Context, ino uint64) (Listing, error)
 	// Open pins the version of the file that it is given for as long as the
 	// File is open. When it meets a newer version than Lookup gave, Lookup and
 	// Node speak of the newer one from then on.
@@ -51,6 +53,25 @@ type FileSystem interface {
 	// changed; the channel is closed when the FileSystem is.
 	Invalidations() <-chan Invalidation
 }
+
+// Listing is a directory at one moment; it does not change.
+type Listing interface {
+	// Len is the number of entries.
+	Len() int
+	// From gives the entries from number i on.
+	From(i int) iter.Seq[Node]
+}
+
+// Nodes is the plain Listing.
+type Nodes []Node
+
+var _ Listing = Nodes(nil)
+
+// Len implements Listing.
+func (n Nodes) Len() int { return len(n) }
+
+// From implements Listing.
+func (n Nodes) From(i int) iter.Seq[Node] { return slices.Values(n[min(i, len(n)):]) }
 
 // Invalidation tells the kernel to forget. Name is set when an entry of the
 // directory Ino came, went or changed; else Ino itself changed. The zero value

@@ -97,8 +97,10 @@ func newProtocol(dev Device, fs gofuse.RawFileSystem, log *slog.Logger) *protoco
 		MaxBackground: 64,
 		MaxStackDepth: 1,
 		DisableXAttrs: true,
-		// AUTO: entries come with attributes when somebody looks at those.
-		ExtraCapabilities: gofuse.CAP_CACHE_SYMLINKS | gofuse.CAP_READDIRPLUS_AUTO,
+		// Entries always come with attributes. With READDIRPLUS_AUTO who reads a
+		// whole directory before he looks at its files (ls, du, os.ReadDir) gets
+		// them for the first reply only, and then by a LOOKUP for each.
+		ExtraCapabilities: gofuse.CAP_CACHE_SYMLINKS | gofuse.CAP_READDIRPLUS,
 		Logger:            slogLogger(log),
 		PanicHandler: func(v any) gofuse.Status {
 			log.Error("a FUSE request panicked", "panic", v)

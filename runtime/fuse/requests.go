@@ -344,7 +344,7 @@ func (r *requests) ReleaseDir(in *gofuse.ReleaseIn) { r.dirs.release(in.Fh) }
 
 // listing is what READDIR number off begins at; a listing is taken once per
 // handle and pass, so that offsets mean the same from call to call.
-func (r *requests) listing(ctx context.Context, in *gofuse.ReadIn) ([]Node, error) {
+func (r *requests) listing(ctx context.Context, in *gofuse.ReadIn) (Listing, error) {
 	if in.Offset > 0 {
 		if l, ok := r.dirs.listing(in.Fh); ok {
 			return l, nil
@@ -367,8 +367,13 @@ func (r *requests) ReadDir(cancel <-chan struct{}, in *gofuse.ReadIn, out *gofus
 	if err != nil {
 		return r.status(ctx, err)
 	}
-	for i := in.Offset; i < uint64(len(l)+len(dots)); i++ {
-		if !out.AddDirEntry(dirEntry(l, i)) {
+	if !addDots(in.Offset, out.AddDirEntry) {
+		return gofuse.OK
+	}
+	at := max(in.Offset, uint64(len(dots)))
+	for n := range l.From(int(at) - len(dots)) {
+		at++
+		if !out.AddDirEntry(dirEntry(n, at)) {
 			break
 		}
 	}
@@ -381,34 +386,44 @@ func (r *requests) ReadDirPlus(cancel <-chan struct{}, in *gofuse.ReadIn, out *g
 	if err != nil {
 		return r.status(ctx, err)
 	}
-	for i := in.Offset; i < uint64(len(l)+len(dots)); i++ {
-		entry := out.AddDirLookupEntry(dirEntry(l, i))
+	if !addDots(in.Offset, func(e gofuse.DirEntry) bool { return out.AddDirLookupEntry(e) != nil }) {
+		return gofuse.OK
+	}
+	at := max(in.Offset, uint64(len(dots)))
+	for n := range l.From(int(at) - len(dots)) {
+		at++
+		entry := out.AddDirLookupEntry(dirEntry(n, at))
 		if entry == nil {
 			break
 		}
-		if i >= uint64(len(dots)) {
-			r.enter(l[i-uint64(len(dots))], entry)
-		}
+		r.enter(n, entry)
 	}
 	return gofuse.OK
 }
 
-func dirEntry(l []Node, i uint64) gofuse.DirEntry {
-	if i < uint64(len(dots)) {
-		return gofuse.DirEntry{Name: dots[i], Mode: modeDir, Ino: RootIno, Off: i + 1}
+// addDots adds those of the dots that come at or after an offset; false when
+// there is no room for more.
+func addDots(offset uint64, add func(gofuse.DirEntry) bool) bool {
+	for ; offset < uint64(len(dots)); offset++ {
+		if !add(gofuse.DirEntry{Name: dots[offset], Mode: modeDir, Ino: RootIno, Off: offset + 1}) {
+			return false
+		}
 	}
-	n := l[i-uint64(len(dots))]
-	return gofuse.DirEntry{Name: n.Name, Mode: n.Mode, Ino: n.Ino, Off: i + 1}
+	return true
+}
+
+func dirEntry(n Node, next uint64) gofuse.DirEntry {
+	return gofuse.DirEntry{Name: n.Name, Mode: n.Mode, Ino: n.Ino, Off: next}
 }
 
 // openDirs keeps the listing of each directory that is being read, by handle.
 type openDirs struct {
 	mu       sync.Mutex
 	last     uint64
-	listings map[uint64][]Node
+	listings map[uint64]Listing
 }
 
-func newOpenDirs() *openDirs { return &openDirs{listings: map[uint64][]Node{}} }
+func newOpenDirs() *openDirs { return &openDirs{listings: map[uint64]Listing{}} }
 
 func (d *openDirs) open() uint64 {
 	d.mu.Lock()
@@ -424,7 +439,7 @@ func (d *openDirs) release(fh uint64) {
 	delete(d.listings, fh)
 }
 
-func (d *openDirs) listing(fh uint64) ([]Node, bool) {
+func (d *openDirs) listing(fh uint64) (Listing, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	l, ok := d.listings[fh]
@@ -433,7 +448,7 @@ func (d *openDirs) listing(fh uint64) ([]Node, bool) {
 
 // keep remembers the listing of a handle that this server gave out; others are
 // listed anew at each call.
-func (d *openDirs) keep(fh uint64, l []Node) {
+func (d *openDirs) keep(fh uint64, l Listing) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if _, ok := d.listings[fh]; ok {

@@ -142,7 +142,7 @@ func readAll(t *testing.T, r *reader.Reader, ino uint64, dir string) (files int)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, n := range nodes {
+	for n := range nodes.From(0) {
 		at := filepath.Join(dir, n.Name)
 		if info, err := os.Stat(at); err == nil && info.IsDir() {
 			files += readAll(t, r, n.Ino, at)

@@ -82,7 +82,10 @@ func sendPages(l *namespace.Listing, r *wirepb.ReadDirRequest, message *wirepb.E
 		known[namespace.RecordOf(id)] = true
 	}
 	pages, salts := l.Pages()
-	message.Directory = &wirepb.Directory{Mount: l.Source, Path: l.Path, Hash: l.Hash(), Inodes: salts, Mounts: l.Mounts()}
+	message.Directory = &wirepb.Directory{Mount: l.Source, Path: l.Path, Hash: l.Hash(), Inodes: salts, Mounts: l.Mounts(), Entries: int64(l.Len())}
+	if r.GetLimit() > 0 && lacking(l, known) > int(r.GetLimit()) {
+		return stream.Send(message)
+	}
 	bytes := 0
 	for p := range pages {
 		one := &wirepb.Page{Id: p.ID[:], Entries: int32(p.Entries)}
@@ -99,6 +102,17 @@ func sendPages(l *namespace.Listing, r *wirepb.ReadDirRequest, message *wirepb.E
 		}
 	}
 	return stream.Send(message)
+}
+
+// lacking is how many entries are in pages that are not known.
+func lacking(l *namespace.Listing, known map[namespace.Record]bool) (n int) {
+	pages, _ := l.Pages()
+	for p := range pages {
+		if !known[p.ID] {
+			n += p.Entries
+		}
+	}
+	return n
 }
 
 // Revalidate looks at the sources again.

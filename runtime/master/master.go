@@ -220,6 +220,9 @@ func (m *Master) entriesChanged(c namespace.Change) {
 func (m *Master) sourcesChanged() {
 	m.bump()
 	m.mu.Lock()
+	for w := range m.watchers {
+		w.wake() // the tree may have another name
+	}
 	workers := make([]*worker, 0, len(m.workers))
 	for _, w := range m.workers {
 		workers = append(workers, w)

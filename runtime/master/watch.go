@@ -22,6 +22,7 @@ const (
 // waits, so a slow watcher costs little and holds up nobody.
 type watcher struct {
 	ready chan struct{}
+	told  namespace.Record // the name of the tree when it was last told something
 
 	mu      sync.Mutex
 	members bool
@@ -96,6 +97,9 @@ func (m *Master) Watch(_ *wirepb.WatchRequest, stream wirepb.Master_WatchServer)
 }
 
 func (m *Master) tell(w *watcher, stream wirepb.Master_WatchServer) error {
+	// The name of the tree before what is told: a watcher that comes back and
+	// finds the name it last saw must have been told all that led to it.
+	snapshot := m.tree.Totals().Snapshot
 	members, resync, pending := w.take()
 	event := &wirepb.WatchEvent{Resync: resync}
 	if members {
@@ -104,6 +108,8 @@ func (m *Master) tell(w *watcher, stream wirepb.Master_WatchServer) error {
 		m.mu.Unlock()
 	}
 	m.records(event, pending)
+	news := snapshot != w.told
+	w.told = snapshot
 	for inv := range pending {
 		event.Invalidations = append(event.Invalidations, &wirepb.Invalidation{Ino: inv.Ino, Name: inv.Name})
 		if len(event.Invalidations) == maxInvalidations {
@@ -113,17 +119,15 @@ func (m *Master) tell(w *watcher, stream wirepb.Master_WatchServer) error {
 			event = &wirepb.WatchEvent{}
 		}
 	}
-	if event.GetMembers() == nil && !event.GetResync() && len(event.GetInvalidations()) == 0 {
+	if event.GetMembers() == nil && !event.GetResync() && len(event.GetInvalidations()) == 0 && !news {
 		return nil
 	}
+	event.Snapshot = snapshot[:] // in the last: by then all of it is told
 	return stream.Send(event)
 }
 
-// records adds to an event the name of the tree, and those of the directories
-// that have changed.
+// records adds to an event the names of the directories that have changed.
 func (m *Master) records(event *wirepb.WatchEvent, pending map[namespace.Invalidation]struct{}) {
-	snapshot := m.tree.Totals().Snapshot
-	event.Snapshot = snapshot[:]
 	inos := make(map[uint64]struct{}, len(pending))
 	for inv := range pending {
 		if inv.Name != "" {

@@ -75,7 +75,7 @@ func TestFilesOfADirectoryAreReadAheadInTheirOrder(t *testing.T) {
 	}
 }
 
-func TestFilesOfADirectoryLargerThanTheMemoryOfNamesAreReadAhead(t *testing.T) {
+func TestFilesOfADirectoryThatIsNotRememberedAreReadAhead(t *testing.T) {
 	s := newScene(t, nil)
 	const files = 400
 	path := func(i int) string { return fmt.Sprintf("d/%04d", i) }
@@ -84,12 +84,12 @@ func TestFilesOfADirectoryLargerThanTheMemoryOfNamesAreReadAhead(t *testing.T) {
 	}
 	s.worker("a", 1<<30)
 	c, count := s.counters()
-	r := s.reader("a", func(cfg *reader.Config) { count(cfg); cfg.MaxEntries = 50 })
+	r := s.reader("a", func(cfg *reader.Config) { count(cfg); cfg.MaxEntries, cfg.MetadataBytes = 50, 1 })
 	d, err := find(t.Context(), r, "d")
 	if err != nil {
 		t.Fatal(err)
 	}
-	nodes, err := r.ReadDir(t.Context(), d.Ino)
+	nodes, err := readDir(t.Context(), r, d.Ino)
 	if err != nil || len(nodes) != files {
 		t.Fatal(len(nodes), err)
 	}
@@ -358,7 +358,7 @@ func TestALargeDirectoryIsListedOnceAndForgottenWhenItChanges(t *testing.T) {
 		t.Fatal(err)
 	}
 	list := func() int {
-		nodes, err := r.ReadDir(t.Context(), d.Ino)
+		nodes, err := readDir(t.Context(), r, d.Ino)
 		if err != nil {
 			t.Fatal(err)
 		}

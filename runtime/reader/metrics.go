@@ -19,16 +19,19 @@ type metrics struct {
 	hedged       *prometheus.CounterVec // by outcome
 	ahead        *prometheus.CounterVec // bytes by what became of them
 	aheadFiles   *prometheus.CounterVec // files by what became of them
+	directories  *prometheus.CounterVec // asked for, by what the answer was
+	pages        *prometheus.CounterVec // of those, by whether they were known
 	memory       prometheus.GaugeFunc
+	metadata     prometheus.GaugeFunc
 	earlyFiles   prometheus.GaugeFunc
 }
 
 // latencies are buckets from a local hit to a slow source, in seconds.
 var latencies = prometheus.ExponentialBuckets(100e-6, 3, 12)
 
-// newMetrics makes the metrics; held tells the bytes that are held in memory,
-// early the files that are open ahead.
-func newMetrics(r prometheus.Registerer, held func() int64, early func() int) *metrics {
+// newMetrics makes the metrics; held tells the bytes of files that are held in
+// memory, entries those of directories, early the files that are open ahead.
+func newMetrics(r prometheus.Registerer, held, entries func() int64, early func() int) *metrics {
 	m := &metrics{
 		registerer: r,
 		read: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -55,6 +58,15 @@ func newMetrics(r prometheus.Registerer, held func() int64, early func() int) *m
 		aheadFiles: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "millrace_client_read_ahead_files_total", Help: "Files of a directory opened ahead of a reader, by whether they were opened by it in the end: used or wasted.",
 		}, []string{"outcome"}),
+		directories: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "millrace_client_directories_total", Help: "Directories that the master was asked for, by its answer: new (nothing of it was known), changed, same.",
+		}, []string{"answer"}),
+		pages: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "millrace_client_directory_pages_total", Help: "Pages of those directories, of about 256 entries, by whether they had to be fetched: fetched or known.",
+		}, []string{"outcome"}),
+		metadata: prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "millrace_client_metadata_bytes", Help: "Bytes of directories that are held in memory, about.",
+		}, func() float64 { return float64(entries()) }),
 		memory: prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "millrace_client_memory_bytes", Help: "Bytes of remote blocks that are held in memory.",
 		}, func() float64 { return float64(held()) }),
@@ -70,7 +82,7 @@ func newMetrics(r prometheus.Registerer, held func() int64, early func() int) *m
 
 func (m *metrics) all() []prometheus.Collector {
 	return []prometheus.Collector{
-		m.read, m.requests, m.fetchSeconds, m.openSeconds, m.fallbacks, m.hedged, m.ahead, m.aheadFiles, m.memory, m.earlyFiles,
+		m.read, m.requests, m.fetchSeconds, m.openSeconds, m.fallbacks, m.hedged, m.ahead, m.aheadFiles, m.memory, m.earlyFiles, m.directories, m.pages, m.metadata,
 	}
 }
 
@@ -104,5 +116,5 @@ func reason(err error) string {
 // DescribeMetrics registers the metrics of a reader that reads nothing, for the
 // table of all metrics.
 func DescribeMetrics(r prometheus.Registerer) {
-	newMetrics(r, func() int64 { return 0 }, func() int { return 0 })
+	newMetrics(r, func() int64 { return 0 }, func() int64 { return 0 }, func() int { return 0 })
 }

@@ -31,16 +31,6 @@ type names struct {
 	byName  map[name]*list.Element
 	used    *list.List // the last used in front
 	changes uint64     // grows with every invalidation
-
-	listings map[uint64]*list.Element // of *listing, by the directory's inode
-	listed   *list.List               // the last used in front
-	total    int                      // entries of all listings
-}
-
-// listing is a whole directory, sorted by name.
-type listing struct {
-	dir     uint64
-	entries []*wirepb.Entry
 }
 
 type name struct {
@@ -51,7 +41,6 @@ type name struct {
 func newNames(limit int) *names {
 	return &names{
 		max: limit, byIno: map[uint64]*list.Element{}, byName: map[name]*list.Element{}, used: list.New(),
-		listings: map[uint64]*list.Element{}, listed: list.New(),
 	}
 }
 
@@ -96,46 +85,6 @@ func (n *names) put(e *wirepb.Entry, seen uint64) {
 	}
 }
 
-// directory is the listing of a directory, if it is remembered.
-func (n *names) directory(ino uint64) ([]*wirepb.Entry, bool) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	el := n.listings[ino]
-	if el == nil {
-		return nil, false
-	}
-	n.listed.MoveToFront(el)
-	return el.Value.(*listing).entries, true
-}
-
-// putDirectory remembers a listing; a directory larger than all that may be
-// remembered is not, and neither are its entries: they would drive out the rest.
-func (n *names) putDirectory(ino uint64, entries []*wirepb.Entry, seen uint64) {
-	if len(entries) > n.max {
-		return
-	}
-	for _, e := range entries {
-		n.put(e, seen)
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if seen != n.changes {
-		return
-	}
-	n.dropListingLocked(ino)
-	n.listings[ino] = n.listed.PushFront(&listing{ino, entries})
-	for n.total += len(entries); n.total > n.max; {
-		n.dropListingLocked(n.listed.Back().Value.(*listing).dir)
-	}
-}
-
-func (n *names) dropListingLocked(ino uint64) {
-	if el := n.listings[ino]; el != nil {
-		delete(n.listings, ino)
-		n.total -= len(n.listed.Remove(el).(*listing).entries)
-	}
-}
-
 func (n *names) dropLocked(el *list.Element) {
 	if el == nil {
 		return
@@ -150,15 +99,11 @@ func (n *names) forget(ino uint64, child string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.changes++
-	n.dropListingLocked(ino)
 	if child != "" {
 		n.dropLocked(n.byName[name{ino, child}])
 		return
 	}
-	if el := n.byIno[ino]; el != nil {
-		n.dropListingLocked(el.Value.(*wirepb.Entry).GetParent())
-		n.dropLocked(el)
-	}
+	n.dropLocked(n.byIno[ino])
 }
 
 // clear forgets everything.
@@ -169,15 +114,24 @@ func (n *names) clear() {
 	n.used.Init()
 	clear(n.byIno)
 	clear(n.byName)
-	n.listed.Init()
-	clear(n.listings)
-	n.total = 0
 }
 
-// entry finds an entry, here or at the master.
+// entry finds an entry, here or at the master. When many of a directory had to
+// be asked for, the directory is fetched whole. What is not in a directory that
+// is here is asked for all the same: the master may look at the source.
 func (r *Reader) entry(ctx context.Context, parent uint64, child string) (*wirepb.Entry, error) {
 	if e, ok := r.names.get(parent, child); ok {
 		return e, nil
+	}
+	if child == "" {
+		seen := r.names.generation()
+		if e, ok := r.dirs.entry(parent); ok {
+			entry := entryOf(e)
+			r.names.put(entry, seen) // it is about to be used
+			return entry, nil
+		}
+	} else if e, ok := r.dirs.find(parent, child); ok {
+		return entryOf(e), nil
 	}
 	var e *wirepb.Entry
 	seen := r.names.generation()
@@ -189,7 +143,31 @@ func (r *Reader) entry(ctx context.Context, parent uint64, child string) (*wirep
 		return nil, fmt.Errorf("look up %q in inode %d: %w", child, parent, err)
 	}
 	r.names.put(e, seen)
+	if dir := e.GetParent(); dir != 0 && e.GetName() != "" {
+		if limit := r.dirs.missed(dir); limit > 0 {
+			r.directorySoon(dir, limit)
+		}
+	}
 	return e, nil
+}
+
+// known is an entry as it is remembered.
+func (r *Reader) known(ino uint64) (*wirepb.Entry, bool) {
+	if e, ok := r.names.get(ino, ""); ok {
+		return e, true
+	}
+	e, ok := r.dirs.entry(ino)
+	if !ok {
+		return nil, false
+	}
+	return entryOf(e), true
+}
+
+// forget takes in an invalidation. Directories come after names: what is taken
+// from them is remembered only if names have heard of nothing since.
+func (r *Reader) forget(ino uint64, child string) {
+	r.dirs.forget(ino, child)
+	r.names.forget(ino, child)
 }
 
 // refresh has the master look at the source for an entry that is not what it was.
@@ -199,10 +177,10 @@ func (r *Reader) refresh(ctx context.Context, ino uint64) (*wirepb.Entry, error)
 		e, err = r.master.Refresh(ctx, &wirepb.LookupRequest{Ino: ino})
 		return err
 	})
-	old, known := r.names.get(ino, "")
-	r.names.forget(ino, "")
+	old, known := r.known(ino)
+	r.forget(ino, "")
 	if e.GetName() != "" {
-		r.names.forget(e.GetParent(), e.GetName())
+		r.forget(e.GetParent(), e.GetName())
 	}
 	if err != nil {
 		if known && old.GetName() != "" && errors.Is(err, source.ErrNotExist) {
@@ -236,32 +214,6 @@ func (r *Reader) refreshSoon(ino uint64) {
 		delete(r.refreshing, ino)
 		r.mu.Unlock()
 	})
-}
-
-// listing is a whole directory, from here or from the master.
-func (r *Reader) listing(ctx context.Context, ino uint64) (entries []*wirepb.Entry, err error) {
-	if entries, ok := r.names.directory(ino); ok {
-		return entries, nil
-	}
-	seen := r.names.generation()
-	err = r.ask(ctx, func(ctx context.Context) (err error) {
-		entries, err = r.list(ctx, ino)
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list inode %d: %w", ino, err)
-	}
-	r.names.putDirectory(ino, entries, seen)
-	return entries, nil
-}
-
-// list reads a whole directory.
-func (r *Reader) list(ctx context.Context, ino uint64) (all []*wirepb.Entry, err error) {
-	err = r.stream(ctx, ino, func(entries []*wirepb.Entry) error {
-		all = append(all, entries...)
-		return nil
-	})
-	return all, err
 }
 
 // stream calls each with the entries of a directory, a few at a time and sorted

@@ -4,6 +4,7 @@
 package reader
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -35,8 +36,11 @@ type Config struct {
 	Socket string
 	// Mounts are the sources, for when no worker can help.
 	Mounts []namespace.Mount
-	// MaxEntries bounds the entries that are remembered; 32768 if 0.
+	// MaxEntries bounds the single entries that are remembered; 16384 if 0.
 	MaxEntries int
+	// MetadataBytes bounds the directories that are remembered; 64 MiB if 0, for
+	// about 600,000 entries.
+	MetadataBytes int64
 	// MemoryBytes bounds what is held of remote bytes; 64 MiB if 0.
 	MemoryBytes int64
 	// Bandwidth bounds the bytes a second that come from other nodes and from
@@ -52,7 +56,8 @@ type Config struct {
 }
 
 const (
-	defaultMaxEntries  = 32 << 10
+	defaultMaxEntries  = 16 << 10
+	defaultMetadata    = 64 << 20
 	defaultMemoryBytes = 64 << 20
 	defaultMasterWait  = 30 * time.Second
 	// wholeBytes is the size up to which a file is fetched whole when it is
@@ -76,6 +81,7 @@ type Reader struct {
 	local   *node
 	blocks  *blockCache
 	names   *names
+	dirs    *dirs
 	walks   *walks
 	hedges  *hedger
 	limit   *rate.Limiter // nil without Bandwidth
@@ -87,6 +93,8 @@ type Reader struct {
 	wg      sync.WaitGroup
 	events  chan fuse.Invalidation
 	closing sync.Once
+
+	snapshot []byte // the name of the tree that was last heard of; of heard alone
 
 	mu         sync.Mutex
 	refreshing map[uint64]bool
@@ -104,6 +112,9 @@ func New(cfg Config) (*Reader, error) {
 	if cfg.MaxEntries <= 0 {
 		cfg.MaxEntries = defaultMaxEntries
 	}
+	if cfg.MetadataBytes <= 0 {
+		cfg.MetadataBytes = defaultMetadata
+	}
 	if cfg.MemoryBytes <= 0 {
 		cfg.MemoryBytes = defaultMemoryBytes
 	}
@@ -117,14 +128,14 @@ func New(cfg Config) (*Reader, error) {
 	r := &Reader{
 		cfg: cfg, log: cfg.Logger, conn: conn, master: wirepb.NewMasterClient(conn),
 		client: wire.NewClient(cfg.Peers), sources: origin.New(cfg.Mounts),
-		names:  newNames(cfg.MaxEntries),
+		names: newNames(cfg.MaxEntries), dirs: newDirs(cfg.MetadataBytes),
 		events: make(chan fuse.Invalidation, 1024), refreshing: map[uint64]bool{},
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	r.hedges, r.limit, r.ensures = newHedger(), newPace(cfg.Bandwidth), make(chan struct{}, maxEnsures)
 	r.walks = newWalks(r)
 	r.blocks = newBlockCache(r.ctx, cfg.MemoryBytes, &r.wg)
-	r.m = newMetrics(cfg.Registerer, r.blocks.bytes, r.walks.count)
+	r.m = newMetrics(cfg.Registerer, r.blocks.bytes, r.dirs.bytes, r.walks.count)
 	r.blocks.m = r.m
 	r.local = newNode(cfg.Socket, cfg.Peers.Silence, r.log)
 	r.local.dial(r.ctx) // the first files need not wait for the loop below
@@ -150,6 +161,7 @@ func (r *Reader) Close() error {
 		err = r.conn.Close()
 		r.wg.Wait()
 		r.blocks.clear()
+		r.dirs.clear()
 		close(r.events)
 		r.client.Close()
 		r.sources.Close()
@@ -171,12 +183,19 @@ func (r *Reader) heard(e *wirepb.WatchEvent, fresh bool) {
 		r.client.Forget(r.view.Addresses())
 		r.hedges.keep(r.view.Addresses())
 	}
-	if fresh || e.GetResync() {
+	// A stream that begins anew with the name of the tree that the last one ended
+	// with has missed nothing.
+	missed := fresh && (len(e.GetSnapshot()) == 0 || !bytes.Equal(e.GetSnapshot(), r.snapshot))
+	if missed || e.GetResync() {
+		r.dirs.doubt()
 		r.names.clear()
 		r.tell(fuse.Invalidation{})
 	}
+	if fresh || len(e.GetSnapshot()) > 0 {
+		r.snapshot = e.GetSnapshot()
+	}
 	for _, i := range e.GetInvalidations() {
-		r.names.forget(i.GetIno(), i.GetName())
+		r.forget(i.GetIno(), i.GetName())
 		r.walks.forget(i.GetIno())
 		r.tell(fuse.Invalidation{Ino: i.GetIno(), Name: i.GetName()})
 	}
@@ -220,16 +239,12 @@ func (r *Reader) Node(ctx context.Context, ino uint64) (fuse.Node, error) {
 }
 
 // ReadDir implements fuse.FileSystem.
-func (r *Reader) ReadDir(ctx context.Context, ino uint64) ([]fuse.Node, error) {
-	entries, err := r.listing(ctx, ino)
+func (r *Reader) ReadDir(ctx context.Context, ino uint64) (fuse.Listing, error) {
+	c, err := r.directory(ctx, ino, 0)
 	if err != nil {
 		return nil, err
 	}
-	nodes := make([]fuse.Node, len(entries))
-	for i, e := range entries {
-		nodes[i] = nodeOf(e)
-	}
-	return nodes, nil
+	return listing{c}, nil
 }
 
 // Open implements fuse.FileSystem.

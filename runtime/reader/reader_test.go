@@ -123,7 +123,7 @@ func TestNamesAndAttributesAreThoseOfTheSource(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := s.reader("", nil)
-	nodes, err := r.ReadDir(t.Context(), fuse.RootIno)
+	nodes, err := readDir(t.Context(), r, fuse.RootIno)
 	if err != nil {
 		t.Fatal(err)
 	}

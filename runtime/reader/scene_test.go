@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -359,6 +360,15 @@ func (s *scene) until(what string, ok func() bool) {
 			s.t.Fatalf("%s; the master says %+v", what, s.master.Summary())
 		}
 	}
+}
+
+// readDir lists a directory.
+func readDir(ctx context.Context, r *reader.Reader, ino uint64) ([]fuse.Node, error) {
+	l, err := r.ReadDir(ctx, ino)
+	if err != nil {
+		return nil, err
+	}
+	return slices.Collect(l.From(0)), nil
 }
 
 // find walks to a path.

@@ -4,22 +4,24 @@ import (
 	"container/list"
 	"context"
 	"errors"
-	"slices"
-	"strings"
 	"sync"
-	"syscall"
 	"time"
 
+	"github.com/millrace/millrace/runtime/namespace"
 	"github.com/millrace/millrace/runtime/wire/wirepb"
 )
 
 // Whoever reads the files of a directory in order (cp, tar, a loader of small
 // samples) has the next ones opened and fetched ahead of it.
 const (
-	// maxWalks is how many directories are watched at a time, maxWalkNames how
-	// many names of files are kept of all of them; about 50 bytes each.
+	// maxWalks is how many directories are watched at a time, maxWalkBytes what
+	// their entries may take in memory, beside those that are remembered anyway.
 	maxWalks     = 64
-	maxWalkNames = 256 << 10
+	maxWalkBytes = 32 << 20
+	// A directory whose files are opened in order is fetched whole from the
+	// second on, if it has no more than so many entries, and then times four
+	// with each further one.
+	walkEntries, maxWalkEntries = 1024, 512 << 10
 	// firstWalk files are fetched ahead at first, then twice as many with each
 	// file that is opened in order, up to maxWalk.
 	firstWalk, maxWalk = 4, 64
@@ -44,30 +46,24 @@ type walks struct {
 	early  map[uint64]*early        // by the file's inode
 	queue  *list.List               // of *early, the newest in front
 	bytes  int64                    // of early
-	names  int                      // of files of all walks
 }
 
 // walk is one directory whose files are being opened.
 type walk struct {
-	dir    uint64
-	last   string // the file that was opened last
-	files  []walkFile
-	asked  bool // for files
-	pos    int  // of last in files
-	ahead  int  // files before this one were fetched
+	ino    uint64
+	last   string          // the file that was opened last
+	row    int             // how many were opened in order
+	asking bool            // for the directory
+	dir    *namespace.Copy // nil until it is known
+	pos    int             // of last in dir
+	ahead  int             // entries before this one were fetched
 	window int
-}
-
-// walkFile is a file in the order of its directory.
-type walkFile struct {
-	name string
-	ino  uint64
-	size int64
 }
 
 // early is a file that was opened before anybody asked for it.
 type early struct {
-	walkFile
+	ino  uint64
+	size int64
 	elem *list.Element
 	made time.Time
 	done chan struct{} // closed when what follows is good
@@ -124,14 +120,19 @@ func (w *walks) saw(e *wirepb.Entry) {
 		w.mu.Unlock()
 		return
 	}
-	onwards := e.GetName() > d.last // true also for the first
+	if e.GetName() > d.last {
+		d.row++
+	} else {
+		d.row = 1
+	}
 	d.last = e.GetName()
-	if d.files == nil {
-		ask := onwards && !d.asked
-		d.asked = d.asked || ask
+	if d.dir == nil {
+		ask := d.row > 1 && !d.asking
+		d.asking = d.asking || ask
+		limit := min(walkEntries<<min(2*max(0, d.row-2), 20), maxWalkEntries)
 		w.mu.Unlock()
 		if ask {
-			w.learn(d)
+			w.learn(d, limit)
 		}
 		return
 	}
@@ -147,7 +148,7 @@ func (w *walks) dirLocked(ino uint64) *walk {
 		w.recent.MoveToFront(el)
 		return el.Value.(*walk)
 	}
-	d := &walk{dir: ino}
+	d := &walk{ino: ino}
 	w.dirs[ino] = w.recent.PushFront(d)
 	if w.recent.Len() > maxWalks {
 		w.dropWalkLocked(w.recent.Back())
@@ -157,26 +158,25 @@ func (w *walks) dirLocked(ino uint64) *walk {
 
 func (w *walks) dropWalkLocked(el *list.Element) {
 	d := w.recent.Remove(el).(*walk)
-	delete(w.dirs, d.dir)
-	w.names -= len(d.files)
+	delete(w.dirs, d.ino)
 }
 
-// learn finds out the order of a directory, without anybody waiting.
-func (w *walks) learn(d *walk) {
+// learn finds out the order of a directory that has no more than limit entries,
+// without anybody waiting.
+func (w *walks) learn(d *walk, limit int) {
 	w.r.background(func(ctx context.Context) {
-		files, err := w.files(ctx, d.dir)
+		dir, err := w.r.directory(ctx, d.ino, limit)
+		w.mu.Lock()
 		if err != nil {
+			d.asking = errors.Is(err, errTooMany) && limit == maxWalkEntries // for ever
+			w.mu.Unlock()
 			return
 		}
-		w.mu.Lock()
-		if el := w.dirs[d.dir]; el == nil || el.Value != d {
+		if el := w.dirs[d.ino]; el == nil || el.Value != d || !w.roomLocked(dir) {
 			w.mu.Unlock()
-			return // it changed meanwhile
+			return // it changed meanwhile, or is too large
 		}
-		d.files, d.pos, d.ahead = files, -1, 0
-		for w.names += len(files); w.names > maxWalkNames && w.recent.Len() > 1; {
-			w.dropWalkLocked(w.recent.Back())
-		}
+		d.dir, d.pos, d.ahead = dir, -1, 0
 		next := w.advanceLocked(d, d.last)
 		w.mu.Unlock()
 		for _, x := range next {
@@ -185,45 +185,28 @@ func (w *walks) learn(d *walk) {
 	})
 }
 
-var errTooMany = errors.New("too many files")
-
-// files lists the files of a directory, unless there are too many of them.
-func (w *walks) files(ctx context.Context, dir uint64) (files []walkFile, err error) {
-	add := func(entries []*wirepb.Entry) error {
-		for _, e := range entries {
-			if e.GetMode()&syscall.S_IFMT == syscall.S_IFREG {
-				files = append(files, walkFile{e.GetName(), e.GetIno(), e.GetSize()})
-			}
+// roomLocked makes room for a directory.
+func (w *walks) roomLocked(dir *namespace.Copy) bool {
+	need := dir.Bytes()
+	for _, el := range w.dirs {
+		if d := el.Value.(*walk).dir; d != nil {
+			need += d.Bytes()
 		}
-		if len(files) > maxWalkNames {
-			return errTooMany
+	}
+	for el := w.recent.Back(); el != nil && need > maxWalkBytes; {
+		d, before := el.Value.(*walk), el.Prev()
+		if d.dir != nil {
+			need -= d.dir.Bytes()
+			w.dropWalkLocked(el)
 		}
-		return nil
+		el = before
 	}
-	if entries, ok := w.r.names.directory(dir); ok {
-		return files, add(entries)
-	}
-	// What names can hold is remembered there as well: it is looked up next.
-	var few []*wirepb.Entry
-	many := false
-	seen := w.r.names.generation()
-	err = w.r.stream(ctx, dir, func(entries []*wirepb.Entry) error {
-		if many = many || len(few)+len(entries) > w.r.cfg.MaxEntries; many {
-			few = nil
-		} else {
-			few = append(few, entries...)
-		}
-		return add(entries)
-	})
-	if err == nil && !many {
-		w.r.names.putDirectory(dir, few, seen)
-	}
-	return files, err
+	return need <= maxWalkBytes
 }
 
 // advanceLocked moves to the file that is opened now and returns those to fetch.
 func (w *walks) advanceLocked(d *walk, name string) (next []*early) {
-	at, found := slices.BinarySearchFunc(d.files, name, func(f walkFile, name string) int { return strings.Compare(f.name, name) })
+	at, found := d.dir.Index(name)
 	if !found {
 		return nil // new since
 	}
@@ -237,25 +220,30 @@ func (w *walks) advanceLocked(d *walk, name string) (next []*early) {
 		d.pos, d.ahead, d.window = at, 0, 0
 		return nil
 	}
-	for i := max(d.ahead, at+1); i < min(at+1+d.window, len(d.files)); i++ {
-		if f := d.files[i]; f.size > 0 && f.size <= walkFileBytes {
-			if w.bytes+f.size > walkBytes {
+	i, end := max(d.ahead, at+1), at+1+d.window
+	for e := range d.dir.From(i) {
+		if i >= end {
+			break
+		}
+		if e.IsFile() && e.Size > 0 && e.Size <= walkFileBytes {
+			if w.bytes+e.Size > walkBytes {
 				break
 			}
-			if w.early[f.ino] == nil {
-				next = append(next, w.addLocked(f))
+			if w.early[e.Ino] == nil {
+				next = append(next, w.addLocked(e))
 			}
 		}
-		d.ahead = i + 1
+		i++
+		d.ahead = i
 	}
 	return next
 }
 
-func (w *walks) addLocked(f walkFile) *early {
-	x := &early{walkFile: f, made: time.Now(), done: make(chan struct{})}
+func (w *walks) addLocked(e namespace.Entry) *early {
+	x := &early{ino: e.Ino, size: e.Size, made: time.Now(), done: make(chan struct{})}
 	x.elem = w.queue.PushFront(x)
-	w.early[f.ino] = x
-	w.bytes += f.size
+	w.early[x.ino] = x
+	w.bytes += x.size
 	return x
 }
 

@@ -224,14 +224,14 @@ func (t *Tree) Node(_ context.Context, ino uint64) (fuse.Node, error) {
 }
 
 // ReadDir is of fuse.FileSystem.
-func (t *Tree) ReadDir(_ context.Context, ino uint64) ([]fuse.Node, error) {
+func (t *Tree) ReadDir(_ context.Context, ino uint64) (fuse.Listing, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	dir := t.nodes[ino]
 	if dir == nil {
 		return nil, fs.ErrNotExist
 	}
-	entries := make([]fuse.Node, 0, len(dir.children))
+	entries := make(fuse.Nodes, 0, len(dir.children))
 	for _, n := range dir.children {
 		entries = append(entries, n.Node)
 	}

@@ -479,6 +479,7 @@ type Directory struct {
 	Hash          uint64                 `protobuf:"varint,3,opt,name=hash,proto3" json:"hash,omitempty"`                                                                               // of the path; inode numbers are made from it and the names
 	Inodes        map[string]uint64      `protobuf:"bytes,4,rep,name=inodes,proto3" json:"inodes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"` // those that are not
 	Mounts        map[string]string      `protobuf:"bytes,5,rep,name=mounts,proto3" json:"mounts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`  // directories where other mounts appear, by name
+	Entries       int64                  `protobuf:"varint,6,opt,name=entries,proto3" json:"entries,omitempty"`                                                                         // how many there are
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -548,6 +549,13 @@ func (x *Directory) GetMounts() map[string]string {
 	return nil
 }
 
+func (x *Directory) GetEntries() int64 {
+	if x != nil {
+		return x.Entries
+	}
+	return 0
+}
+
 type LookupRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ino           uint64                 `protobuf:"varint,1,opt,name=ino,proto3" json:"ino,omitempty"` // the directory, or the entry itself when name is empty
@@ -606,7 +614,9 @@ type ReadDirRequest struct {
 	// record is what the caller has of the directory, if anything.
 	Record []byte `protobuf:"bytes,2,opt,name=record,proto3" json:"record,omitempty"`
 	// after and limit page through a directory: entries whose names come after
-	// one, at most so many; 0: all.
+	// one, at most so many; 0: all. Pages come all or, when those that the caller
+	// lacks have more entries than limit, not at all: then the first message has
+	// a directory with its number of entries, and no page follows.
 	After string `protobuf:"bytes,3,opt,name=after,proto3" json:"after,omitempty"`
 	Limit int32  `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
 	// pages asks for pages instead of entries; known_pages are those that the
@@ -2640,13 +2650,14 @@ const file_wire_proto_rawDesc = "" +
 	"\x04Page\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x12\x18\n" +
-	"\aentries\x18\x03 \x01(\x05R\aentries\"\xc1\x02\n" +
+	"\aentries\x18\x03 \x01(\x05R\aentries\"\xdb\x02\n" +
 	"\tDirectory\x12\x14\n" +
 	"\x05mount\x18\x01 \x01(\tR\x05mount\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12\x12\n" +
 	"\x04hash\x18\x03 \x01(\x04R\x04hash\x12?\n" +
 	"\x06inodes\x18\x04 \x03(\v2'.millrace.wire.v1.Directory.InodesEntryR\x06inodes\x12?\n" +
-	"\x06mounts\x18\x05 \x03(\v2'.millrace.wire.v1.Directory.MountsEntryR\x06mounts\x1a9\n" +
+	"\x06mounts\x18\x05 \x03(\v2'.millrace.wire.v1.Directory.MountsEntryR\x06mounts\x12\x18\n" +
+	"\aentries\x18\x06 \x01(\x03R\aentries\x1a9\n" +
 	"\vInodesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1a9\n" +
