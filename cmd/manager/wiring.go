@@ -79,13 +79,44 @@ func cacheOptions() (cache.Options, error) {
 		return cache.Options{}, fmt.Errorf("build selector: %w", err)
 	}
 	selector := labels.NewSelector().Add(*ours)
-	return cache.Options{ByObject: map[client.Object]cache.ByObject{
+	return cache.Options{DefaultTransform: forgetFields, ByObject: map[client.Object]cache.ByObject{
+		// Which labels of a node are ours is told by who manages which fields.
+		&corev1.Node{}:        {Transform: func(obj any) (any, error) { return obj, nil }},
 		&corev1.ConfigMap{}:   {Label: selector},
 		&corev1.Service{}:     {Label: selector},
 		&appsv1.StatefulSet{}: {Label: selector},
 		&appsv1.DaemonSet{}:   {Label: selector},
-		&corev1.Pod{}:         {Transform: cache.TransformStripManagedFields()},
+		&corev1.Pod{}:         {Transform: slimPod},
 	}}, nil
+}
+
+// forgetFields keeps who manages an object, and forgets which fields: they are
+// a fifth of what an object takes.
+func forgetFields(obj any) (any, error) {
+	if object, ok := obj.(client.Object); ok {
+		entries := object.GetManagedFields()
+		for i := range entries {
+			entries[i].FieldsV1 = nil
+		}
+	}
+	return obj, nil
+}
+
+// slimPod keeps of a pod what somebody here reads: there are as many as the
+// cluster has. Pods are written by patches of metadata alone.
+func slimPod(obj any) (any, error) {
+	pod, ok := obj.(*corev1.Pod)
+	if !ok {
+		return obj, nil
+	}
+	pod.ManagedFields = nil
+	pod.Spec.Affinity, pod.Spec.Tolerations, pod.Spec.TopologySpreadConstraints = nil, nil, nil
+	for _, containers := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range containers {
+			containers[i] = corev1.Container{Name: containers[i].Name}
+		}
+	}
+	return pod, nil
 }
 
 func addControllers(ctx context.Context, mgr ctrl.Manager, f *flags, decided *configv1alpha1.ManagerConfiguration, streams *http.Client) error {
