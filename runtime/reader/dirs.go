@@ -116,12 +116,12 @@ func (d *dirs) entry(ino uint64) (namespace.Entry, bool) {
 	}
 	s := d.sheets[at.sheet]
 	d.recent.MoveToFront(d.byIno[s.dir.Ino()])
-	stale := s.dir.stale
+	dir, stale := s.dir.Copy, s.dir.stale // another copy may take its place
 	d.mu.Unlock()
 	if stale {
 		return namespace.Entry{}, false
 	}
-	return s.dir.At(s.Sheet, int(at.at))
+	return dir.At(s.Sheet, int(at.at))
 }
 
 // missed counts a name of a directory that had to be asked for. limit is how
