@@ -39,6 +39,11 @@ func TestStringsThatFluidsUsersDependOn(t *testing.T) {
 		"serverless.fluid.io/inject":                             contract.LabelServerlessFuse,
 		"done.sidecar.fluid.io/inject":                           contract.LabelInjectDone,
 		"fluid.io/datasets-in-use":                               contract.AnnotationDatasetsInUse,
+		"unprivileged.sidecar.fluid.io/inject":                   contract.LabelUnprivilegedSidecar,
+		"cachedir.sidecar.fluid.io/inject":                       contract.LabelCacheDirSidecar,
+		"app.poststart.fluid.io/inject":                          contract.LabelAppPostStart,
+		"fuse.sidecar.poststart.fluid.io/inject":                 contract.LabelFusePostStart,
+		"file-prefetcher.fluid.io/inject":                        contract.AnnotationPrefetch,
 	} {
 		if got != want {
 			t.Errorf("%q must be %q", got, want)

@@ -29,6 +29,11 @@ const (
 	LabelEnableInjection = "fluid.io/enable-injection"
 	LabelInjectDone      = "done.sidecar.fluid.io/inject"
 
+	LabelUnprivilegedSidecar = "unprivileged.sidecar.fluid.io/inject"
+	LabelCacheDirSidecar     = "cachedir.sidecar.fluid.io/inject"
+	LabelAppPostStart        = "app.poststart.fluid.io/inject"
+	LabelFusePostStart       = "fuse.sidecar.poststart.fluid.io/inject"
+
 	// LabelSidecarDatasetName and its sibling are prefixes: the container's name follows.
 	LabelSidecarDatasetName      = "dataset-name.sidecar.fluid.io/"
 	LabelSidecarDatasetNamespace = "dataset-namespace.sidecar.fluid.io/"
@@ -66,6 +71,9 @@ const (
 	AnnotationDatasetsInUse  = "fluid.io/datasets-in-use"
 	AnnotationPlatform       = "serverless.fluid.io/platform"
 	AnnotationSkipPrecheck   = "sidecar.fluid.io/skip-precheck"
+	AnnotationPrefetch       = "file-prefetcher.fluid.io/inject"
+	// AnnotationNotServed says what a pod asked of the webhook and did not get.
+	AnnotationNotServed = "cache.millrace.io/not-served"
 )
 
 // DefaultStorageRequest is the size of a Dataset's PV and PVC when nothing else is asked for.

@@ -79,11 +79,11 @@ func (h *handler) Handle(ctx context.Context, req admission.Request) admission.R
 		}
 	}
 	if mutated == nil {
-		return admission.Denied(refused.Error())
+		return admission.Denied(refused.Error()).WithWarnings(NotServed(pod)...)
 	}
 	raw, err := json.Marshal(mutated)
 	if err != nil {
 		return admission.Errored(http.StatusInternalServerError, fmt.Errorf("encode pod: %w", err))
 	}
-	return admission.PatchResponseFromRaw(req.Object.Raw, raw)
+	return admission.PatchResponseFromRaw(req.Object.Raw, raw).WithWarnings(NotServed(pod)...)
 }

@@ -36,10 +36,7 @@ func reject(format string, args ...any) error { return &Rejection{fmt.Sprintf(fo
 // Mutate gives the pod as it should be. It changes nothing of its arguments.
 // The result of Mutate is a fixed point: other webhooks may have it called again.
 func Mutate(pod *corev1.Pod, facts Facts) (*corev1.Pod, error) {
-	if pod.Labels[contract.LabelEnableInjection] == "false" {
-		return pod, nil
-	}
-	sidecar, locality := pod.Labels[contract.LabelServerlessFuse] == labelTrue, pod.Labels[contract.LabelServerfulFuse] == labelTrue
+	sidecar, locality := asks(pod)
 	if !sidecar && !locality {
 		return pod, nil
 	}
@@ -53,6 +50,9 @@ func Mutate(pod *corev1.Pod, facts Facts) (*corev1.Pod, error) {
 		if !ready {
 			return pod, nil
 		}
+		if missed := NotServed(pod); len(missed) > 0 && hasDataset(pod, facts) {
+			set(&out.Annotations, contract.AnnotationNotServed, strings.Join(missed, "; "))
+		}
 	}
 	preferBytes(out, facts)
 	requireDatasets(out, facts)
@@ -63,6 +63,10 @@ func Mutate(pod *corev1.Pod, facts Facts) (*corev1.Pod, error) {
 	}
 	propagate(out, facts)
 	return out, nil
+}
+
+func hasDataset(pod *corev1.Pod, facts Facts) bool {
+	return slices.ContainsFunc(claimsOf(pod), func(name string) bool { _, is := facts.Claims[name]; return is })
 }
 
 // precheck turns a pod away whose Datasets cannot be mounted, unless it asks
@@ -124,7 +128,7 @@ func inject(pod *corev1.Pod, facts Facts) error {
 		namespace := claim.Dataset.Namespace
 		dir := contract.SidecarMountDir(facts.MountRoot, claim.Type, namespace, name, facts.Suffix)
 		s := sidecar{
-			name: freeName(pod, len(sidecars)), claim: claim, hostDir: dir,
+			name: freeName(pod, sidecars), claim: claim, hostDir: dir,
 			runtimeDir: contract.RuntimeDir(facts.MountRoot, claim.Type, namespace, name),
 			fuseDir:    path.Join(dir, string(claim.Type)+"-fuse"),
 		}
@@ -153,12 +157,14 @@ func inject(pod *corev1.Pod, facts Facts) error {
 	return nil
 }
 
-// freeName is fluid-fuse-<i>, or the next one that no container of the pod has.
-func freeName(pod *corev1.Pod, i int) string {
-	for ; ; i++ {
+// freeName is fluid-fuse-<i>, where i is the first number that no container of
+// the pod has, no volume has as its beginning, and no sidecar has taken.
+func freeName(pod *corev1.Pod, taken []corev1.Container) string {
+	for i := 0; ; i++ {
 		name := fmt.Sprintf("%s%d", contract.SidecarName, i)
 		has := func(c corev1.Container) bool { return c.Name == name }
-		if !slices.ContainsFunc(pod.Spec.InitContainers, has) && !slices.ContainsFunc(pod.Spec.Containers, has) {
+		if !slices.ContainsFunc(pod.Spec.InitContainers, has) && !slices.ContainsFunc(pod.Spec.Containers, has) && !slices.ContainsFunc(taken, has) &&
+			!slices.ContainsFunc(pod.Spec.Volumes, func(v corev1.Volume) bool { return strings.HasPrefix(v.Name, name+"-") }) {
 			return name
 		}
 	}
@@ -189,8 +195,7 @@ func replaceClaim(pod *corev1.Pod, claim, hostDir string) {
 func propagate(pod *corev1.Pod, facts Facts) {
 	shown := map[string]bool{}
 	for _, v := range pod.Spec.Volumes {
-		if v.HostPath != nil && strings.HasPrefix(v.HostPath.Path, facts.MountRoot+"/") && strings.HasSuffix(v.HostPath.Path, "-fuse") &&
-			!strings.HasPrefix(v.Name, contract.SidecarName) {
+		if v.HostPath != nil && strings.HasPrefix(v.HostPath.Path, facts.MountRoot+"/") && strings.HasSuffix(v.HostPath.Path, "-fuse") {
 			shown[v.Name] = true
 		}
 	}
@@ -205,7 +210,7 @@ func propagate(pod *corev1.Pod, facts Facts) {
 func eachMount(pod *corev1.Pod, do func(*corev1.VolumeMount)) {
 	for _, containers := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
 		for i := range containers {
-			if strings.HasPrefix(containers[i].Name, contract.SidecarName) {
+			if _, own := pod.Labels[contract.LabelSidecarDatasetName+containers[i].Name]; own {
 				continue
 			}
 			for j := range containers[i].VolumeMounts {
@@ -232,12 +237,16 @@ func requireDatasets(pod *corev1.Pod, facts Facts) {
 			affinity.RequiredDuringSchedulingIgnoredDuringExecution = &corev1.NodeSelector{}
 		}
 		required := affinity.RequiredDuringSchedulingIgnoredDuringExecution
+		theirs := len(required.NodeSelectorTerms) > 0
 		if len(required.NodeSelectorTerms) == 0 {
 			required.NodeSelectorTerms = []corev1.NodeSelectorTerm{{}}
 		}
 		// One of the terms must hold: the requirement goes into each.
 		for i := range required.NodeSelectorTerms {
 			term := &required.NodeSelectorTerms[i]
+			if theirs && len(term.MatchExpressions) == 0 && len(term.MatchFields) == 0 {
+				continue // An empty term admits no node, and must go on to.
+			}
 			if !slices.ContainsFunc(term.MatchExpressions, func(r corev1.NodeSelectorRequirement) bool { return equality.Semantic.DeepEqual(r, want) }) {
 				term.MatchExpressions = append(term.MatchExpressions, want)
 			}
