@@ -17,7 +17,7 @@ import (
 )
 
 // describe turns a runtime into the engine's words.
-func describe(rt *datav1alpha1.AlluxioRuntime, options Options) (*engine.Description, error) {
+func describe(rt *datav1alpha1.AlluxioRuntime, o Options) (*engine.Description, error) {
 	spec := &rt.Spec
 	levels, problem := tiers(spec.TieredStore.Levels)
 	if problem != nil {
@@ -27,19 +27,22 @@ func describe(rt *datav1alpha1.AlluxioRuntime, options Options) (*engine.Descrip
 		Volumes: spec.Volumes, HadoopConfig: spec.HadoopConfig,
 		ImagePullSecrets: slices.Concat(spec.ImagePullSecrets, spec.Master.ImagePullSecrets,
 			spec.Worker.ImagePullSecrets, spec.Fuse.ImagePullSecrets),
-		Master: component(spec, &spec.Master, options),
-		Worker: component(spec, &spec.Worker, options),
+		Master: component(spec, &spec.Master, o),
+		Worker: component(spec, &spec.Worker, o),
 		Client: component(spec, &datav1alpha1.AlluxioCompTemplateSpec{
 			Resources: spec.Fuse.Resources, Env: spec.Fuse.Env, NodeSelector: spec.Fuse.NodeSelector,
 			VolumeMounts: spec.Fuse.VolumeMounts, PodMetadata: spec.Fuse.PodMetadata,
-		}, options),
+		}, o),
 	}
 	d.Master.Replicas = 1
 	d.Worker.Replicas = spec.Replicas
 	d.Worker.Tiers = levels
+	options, sources, _ := translate(spec.Properties)
 	if spec.Data.Replicas > 0 {
-		d.Worker.Options = map[string]string{contract.OptionReplicas: strconv.Itoa(int(spec.Data.Replicas))}
+		options[contract.OptionReplicas] = strconv.Itoa(int(spec.Data.Replicas))
 	}
+	d.Master.Options, d.Worker.Options, d.Client.Options = options, options, options
+	d.SourceOptions = sources
 	return d, nil
 }
 

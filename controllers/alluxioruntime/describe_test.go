@@ -2,6 +2,9 @@ package alluxioruntime
 
 import (
 	"errors"
+	"os"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -122,5 +125,122 @@ func TestRuntimeIsTurnedIntoTheEnginesWords(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("fields without meaning (-want +got):\n%s", diff)
+	}
+}
+
+func TestEveryFieldOfAlluxioDoesSomethingOrIsNamed(t *testing.T) {
+	spec := datav1alpha1.AlluxioRuntimeSpec{}
+	fill(reflect.ValueOf(&spec).Elem())
+	got := map[string]bool{}
+	for _, field := range notServed(&spec) {
+		got[strings.TrimPrefix(field, "spec.")] = true
+	}
+	for _, path := range paths(reflect.TypeFor[datav1alpha1.AlluxioRuntimeSpec](), "") {
+		if got[path] == served[path] {
+			t.Errorf("%s: named %v, served %v", path, got[path], served[path])
+		}
+	}
+}
+
+// fill sets every field.
+func fill(v reflect.Value) {
+	switch v.Kind() {
+	case reflect.Struct:
+		for i := range v.NumField() {
+			if v.Type().Field(i).IsExported() {
+				fill(v.Field(i))
+			}
+		}
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		if isOurs(v.Type().Elem()) {
+			fill(v.Elem())
+		}
+	case reflect.Slice:
+		v.Set(reflect.MakeSlice(v.Type(), 1, 1))
+		if isOurs(v.Type().Elem()) {
+			fill(v.Index(0))
+		}
+	case reflect.Map:
+		v.Set(reflect.MakeMap(v.Type()))
+		v.SetMapIndex(reflect.ValueOf("x").Convert(v.Type().Key()), reflect.Zero(v.Type().Elem()))
+	case reflect.String:
+		v.SetString("x")
+	case reflect.Bool:
+		v.SetBool(true)
+	case reflect.Int, reflect.Int32, reflect.Int64:
+		v.SetInt(1)
+	}
+}
+
+// paths are those of the fields of a type, as notServed names them.
+func paths(t reflect.Type, path string) (out []string) {
+	if t.Kind() == reflect.Slice && isOurs(t.Elem()) {
+		t = t.Elem()
+	}
+	if !isOurs(t) || whole[path] || served[path] {
+		return []string{path}
+	}
+	for i := range t.NumField() {
+		name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
+		below := path
+		if name != "" {
+			below = strings.TrimPrefix(path+"."+name, ".")
+		}
+		out = append(out, paths(t.Field(i).Type, below)...)
+	}
+	return out
+}
+
+func TestPropertiesOfAlluxioAreTranslated(t *testing.T) {
+	for sentence, tc := range map[string]struct {
+		name, value string
+		options     map[string]string
+		rest        bool
+	}{
+		"a sync interval":                 {"alluxio.user.file.metadata.sync.interval", "5min", map[string]string{"metadata.ttl": "5m0s"}, false},
+		"milliseconds without a unit":     {"alluxio.user.file.metadata.sync.interval", "90000", map[string]string{"metadata.ttl": "1m30s"}, false},
+		"always":                          {"alluxio.user.file.metadata.sync.interval", "0", map[string]string{"metadata.ttl": "1s"}, false},
+		"never":                           {"alluxio.user.file.metadata.sync.interval", "-1", map[string]string{"metadata.ttl": "87600h0m0s"}, false},
+		"an interval that is none":        {"alluxio.user.file.metadata.sync.interval", "soon", map[string]string{}, true},
+		"an interval beyond all bounds":   {"alluxio.user.file.metadata.sync.interval", "9223372036854775807d", map[string]string{}, true},
+		"copies":                          {"alluxio.user.file.replication.min", "2", map[string]string{"data.replicas": "2"}, false},
+		"Alluxio's default of no copies":  {"alluxio.user.file.replication.min", "0", map[string]string{"data.replicas": "1"}, false},
+		"a lifetime":                      {"alluxio.user.file.create.ttl", "1d", map[string]string{"store.ttl": "24h0m0s"}, false},
+		"no lifetime":                     {"alluxio.user.file.create.ttl", "-1", map[string]string{}, false},
+		"what was read lately stays":      {"alluxio.worker.block.annotator.class", "alluxio.worker.block.annotator.LRUAnnotator", map[string]string{"store.policy": "tinylfu"}, false},
+		"an annotator that nobody knows":  {"alluxio.worker.block.annotator.class", "com.example.Mine", map[string]string{}, true},
+		"what has no meaning":             {"alluxio.user.metrics.collection.enabled", "true", map[string]string{}, true},
+		"a credential in a plain setting": {"aws.secretKey", "hush", map[string]string{}, true},
+	} {
+		t.Run(sentence, func(t *testing.T) {
+			options, sources, rest := translate(map[string]string{tc.name: tc.value, "alluxio.underfs.s3.endpoint": "http://s3"})
+			if diff := cmp.Diff(tc.options, options); diff != "" {
+				t.Errorf("options (-want +got):\n%s", diff)
+			}
+			if diff := cmp.Diff(map[string]string{"alluxio.underfs.s3.endpoint": "http://s3"}, sources); diff != "" {
+				t.Errorf("options of the sources (-want +got):\n%s", diff)
+			}
+			if slices.Contains(rest, tc.name) != tc.rest {
+				t.Errorf("the rest is %v", rest)
+			}
+		})
+	}
+}
+
+func TestThePageOnAlluxioListsWhatIsTranslated(t *testing.T) {
+	page, err := os.ReadFile("../../docs/alluxio.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, m := range properties {
+		if row := "| `" + name + "` | `" + m.option + "` |"; !strings.Contains(string(page), row) {
+			t.Errorf("docs/alluxio.md lacks a row that begins with %s", row)
+		}
+	}
+	for _, name := range sourceProperties {
+		if !strings.Contains(string(page), "`"+name+"`") {
+			t.Errorf("docs/alluxio.md lacks %s", name)
+		}
 	}
 }

@@ -2,45 +2,102 @@ package alluxioruntime
 
 import (
 	"reflect"
+	"strings"
 
 	datav1alpha1 "github.com/millrace/millrace/apis/data/v1alpha1"
 )
 
+// served are the fields of the spec that do something, and those that ask for
+// what is done anyway. Every other one that is set is told of, also one that
+// was added to the type and forgotten here.
+var served = set(
+	"replicas", "data.replicas", "hadoopConfig", "volumes", "podMetadata", "imagePullSecrets",
+	"master.enabled", "worker.enabled", "master.replicas", // see notServed
+	"master.resources", "master.env", "master.nodeSelector", "master.tolerations", "master.volumeMounts", "master.podMetadata", "master.imagePullSecrets",
+	"worker.resources", "worker.env", "worker.nodeSelector", "worker.tolerations", "worker.volumeMounts", "worker.podMetadata", "worker.imagePullSecrets",
+	"fuse.resources", "fuse.env", "fuse.nodeSelector", "fuse.volumeMounts", "fuse.podMetadata", "fuse.imagePullSecrets", "fuse.cleanPolicy",
+	"tieredstore.levels.mediumtype", "tieredstore.levels.volumeType", "tieredstore.levels.path", "tieredstore.levels.quota",
+	"tieredstore.levels.quotaList", "tieredstore.levels.high", "tieredstore.levels.low",
+	"properties",
+)
+
+// whole are named as one, whatever is set below them.
+var whole = set("alluxioVersion", "jobMaster", "jobWorker", "apiGateway", "initUsers", "management", "runAs")
+
+func set(names ...string) map[string]bool {
+	out := map[string]bool{}
+	for _, name := range names {
+		out[name] = true
+	}
+	return out
+}
+
 // notServed names the fields of Alluxio that are set and that the native engine
 // has no use for.
 func notServed(spec *datav1alpha1.AlluxioRuntimeSpec) []string {
+	seen := map[string]bool{}
 	var out []string
-	name := func(field string, value any) {
-		if v := reflect.ValueOf(value); v.IsValid() && !v.IsZero() && (v.Kind() != reflect.Map && v.Kind() != reflect.Slice || v.Len() > 0) {
-			out = append(out, "spec."+field)
+	unserved(reflect.ValueOf(*spec), "", func(path string) {
+		if !seen[path] {
+			seen[path] = true
+			out = append(out, "spec."+path)
+		}
+	})
+	if spec.Master.Replicas > 1 {
+		out = append(out, "spec.master.replicas (one master is run)")
+	}
+	if spec.Fuse.CleanPolicy == datav1alpha1.OnDemandCleanPolicy {
+		out = append(out, "spec.fuse.cleanPolicy OnDemand")
+	}
+	for _, level := range spec.TieredStore.Levels {
+		switch level.VolumeType {
+		case datav1alpha1.VolumeTypeDefault, datav1alpha1.VolumeTypeHostPath, datav1alpha1.VolumeTypeEmptyDir:
+		default:
+			out = append(out, "spec.tieredstore.levels.volumeType "+string(level.VolumeType))
 		}
 	}
-	name("alluxioVersion", spec.AlluxioVersion)
-	name("jobMaster", spec.JobMaster)
-	name("jobWorker", spec.JobWorker)
-	name("apiGateway", spec.APIGateway)
-	name("initUsers", spec.InitUsers)
-	for key := range spec.Properties {
-		out = append(out, "spec.properties["+key+"]")
+	_, _, rest := translate(spec.Properties)
+	for _, name := range rest {
+		out = append(out, "spec.properties["+name+"]")
 	}
-	name("jvmOptions", spec.JvmOptions)
-	name("data.pin", spec.Data.Pin)
-	name("runAs", spec.RunAs)
-	name("disablePrometheus", spec.DisablePrometheus)
-	name("management", spec.RuntimeManagement)
-	name("master.replicas (one master is run)", spec.Master.Replicas > 1)
-	for role, c := range map[string]*datav1alpha1.AlluxioCompTemplateSpec{"master": &spec.Master, "worker": &spec.Worker} {
-		name(role+".jvmOptions", c.JvmOptions)
-		name(role+".properties", c.Properties)
-		name(role+".ports", c.Ports)
-		name(role+".networkMode", c.NetworkMode)
-	}
-	name("fuse.image", spec.Fuse.Image)
-	name("fuse.imageTag", spec.Fuse.ImageTag)
-	name("fuse.jvmOptions", spec.Fuse.JvmOptions)
-	name("fuse.properties", spec.Fuse.Properties)
-	name("fuse.args", spec.Fuse.Args)
-	name("fuse.networkMode", spec.Fuse.NetworkMode)
-	name("fuse.cleanPolicy OnDemand", spec.Fuse.CleanPolicy == datav1alpha1.OnDemandCleanPolicy)
 	return out
+}
+
+// unserved tells of every field below v that is set and does nothing.
+func unserved(v reflect.Value, path string, tell func(path string)) {
+	if v.Kind() == reflect.Slice && isOurs(v.Type().Elem()) {
+		for i := range v.Len() {
+			unserved(v.Index(i), path, tell)
+		}
+		return
+	}
+	if isEmpty(v) || served[path] {
+		return
+	}
+	if !isOurs(v.Type()) || whole[path] {
+		tell(path)
+		return
+	}
+	for i := range v.NumField() {
+		name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
+		below := path
+		if name != "" {
+			below = strings.TrimPrefix(path+"."+name, ".")
+		}
+		unserved(v.Field(i), below, tell)
+	}
+}
+
+// isOurs tells whether a type is a struct of the API, whose fields are looked at.
+func isOurs(t reflect.Type) bool {
+	return t.Kind() == reflect.Struct && t.PkgPath() == reflect.TypeFor[datav1alpha1.AlluxioRuntimeSpec]().PkgPath()
+}
+
+func isEmpty(v reflect.Value) bool {
+	switch v.Kind() {
+	case reflect.Map, reflect.Slice:
+		return v.Len() == 0
+	default:
+		return v.IsZero()
+	}
 }

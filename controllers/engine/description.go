@@ -26,6 +26,8 @@ type Description struct {
 	Egress []string
 
 	Sources Sources
+	// SourceOptions lie under the options of every mount.
+	SourceOptions map[string]string
 	// HadoopConfig is the ConfigMap of hdfs:// mounts that name none.
 	HadoopConfig string
 

@@ -72,6 +72,7 @@ func (r *Reconciler) complete(s *round) {
 	d.DatasetUID, d.DatasetGeneration = ds.UID, ds.Generation
 	d.MountRoot, d.Egress = r.options.MountRoot, r.options.Egress
 	d.Sources = SourcesOf(ds)
+	d.Sources.underlay(d.SourceOptions)
 	d.Sources.UseHadoopConfig(d.HadoopConfig)
 	d.Exclusive = ds.Spec.PlacementMode != datav1alpha1.ShareMode
 	d.WorkerTolerations = ds.Spec.Tolerations

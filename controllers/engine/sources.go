@@ -39,6 +39,18 @@ func SourcesOf(ds *datav1alpha1.Dataset) Sources {
 	return s
 }
 
+// underlay gives every mount the options that it does not have itself.
+func (s *Sources) underlay(options map[string]string) {
+	for _, m := range s.Mounts {
+		for name, value := range options {
+			_, plain := m.Options[name]
+			if _, encrypted := m.EncryptOptions[name]; !plain && !encrypted {
+				m.Options[name] = value
+			}
+		}
+	}
+}
+
 // UseHadoopConfig gives hdfs:// mounts the name of the ConfigMap that they do
 // not name themselves, if there is one, and notes all that are named.
 func (s *Sources) UseHadoopConfig(name string) {
