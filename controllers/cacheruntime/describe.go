@@ -27,7 +27,30 @@ func describe(rt *datav1alpha1.CacheRuntime, class *datav1alpha1.CacheRuntimeCla
 		d.Worker.Replicas = 0
 	}
 	d.Worker.Tiers = tiers(rt.Spec.Worker.TieredStore.Levels)
+	d.NotServed = notServedOf(class, topology)
 	return d
+}
+
+// notServedOf names the fields of a class that the native engine has no use for.
+func notServedOf(class *datav1alpha1.CacheRuntimeClass, topology *datav1alpha1.RuntimeTopology) (out []string) {
+	name := func(field string, set bool) {
+		if set {
+			out = append(out, field+" of CacheRuntimeClass "+class.Name)
+		}
+	}
+	for role, c := range map[string]*datav1alpha1.RuntimeComponentDefinition{"master": topology.Master, "worker": topology.Worker, "client": topology.Client} {
+		if c == nil {
+			continue
+		}
+		of := "topology." + role + "."
+		name(of+"workloadType", c.WorkloadType != nil)
+		name(of+"dependencies.secretMount", c.Dependencies.SecretMount != nil)
+		name(of+"dependencies.extraResources", c.Dependencies.ExtraResources != nil)
+		name(of+"executionEntries", c.ExecutionEntries != nil)
+	}
+	name("extraResources", len(class.ExtraResources.ConfigMaps) > 0)
+	name("dataOperationSpecs", len(class.DataOperationSpecs) > 0)
+	return out
 }
 
 // component lays the runtime's options over the class's, and its own over both.

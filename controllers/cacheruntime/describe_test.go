@@ -1,6 +1,7 @@
 package cacheruntime
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -80,5 +81,29 @@ func TestRuntimeAndClassAreTurnedIntoTheEnginesWords(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{"spec.client.tieredStore", "spec.client.cleanPolicy OnDemand"}, (&kind{}).NotServed(&in.Runtime)); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestWhatAClassSaysInVainIsNamed(t *testing.T) {
+	class := &datav1alpha1.CacheRuntimeClass{}
+	if err := yaml.Unmarshal([]byte(`
+metadata: {name: mine}
+fileSystemType: millrace
+topology:
+  master: {service: {headless: {}}, executionEntries: {mountUFS: {command: [mount]}}}
+  client: {workloadType: {kind: DaemonSet}, dependencies: {secretMount: {enabled: true}, extraResources: {configMaps: [{name: a, mountPath: /a}]}}}
+extraResources: {configMaps: [{name: a}]}
+dataOperationSpecs: [{name: DataLoad}]
+`), class); err != nil {
+		t.Fatal(err)
+	}
+	got := slices.Sorted(slices.Values(describe(&datav1alpha1.CacheRuntime{}, class, Options{}).NotServed))
+	var want []string
+	for _, field := range []string{"dataOperationSpecs", "extraResources", "topology.client.dependencies.extraResources",
+		"topology.client.dependencies.secretMount", "topology.client.workloadType", "topology.master.executionEntries"} {
+		want = append(want, field+" of CacheRuntimeClass mine")
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }

@@ -43,6 +43,9 @@ type Description struct {
 	ImagePullSecrets []corev1.LocalObjectReference
 
 	Master, Worker, Client Component
+
+	// NotServed names fields beside the runtime that do nothing.
+	NotServed []string
 }
 
 // Sources is where the bytes come from and what is needed to read them.

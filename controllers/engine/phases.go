@@ -271,7 +271,11 @@ func (r *Reconciler) report(_ context.Context, s *round) (flow.Outcome, error) {
 		"%d of %d workers are ready%s", s.seen.Worker.Ready, s.seen.Worker.Desired, s.seeAlso(""))) {
 		r.events.Event(s.runtime, corev1.EventTypeNormal, contract.EventSucceed, "the cache serves")
 	}
-	if fields := r.kind.NotServed(s.runtime); len(fields) > 0 {
+	fields := r.kind.NotServed(s.runtime)
+	if s.desc != nil {
+		fields = append(fields, s.desc.NotServed...)
+	}
+	if len(fields) > 0 {
 		conditions.True(list, generation, datav1alpha1.RuntimeNotSupported, ReasonFieldsNotServed,
 			"these fields have no meaning for the native engine and do nothing: "+strings.Join(slices.Sorted(slices.Values(fields)), ", "))
 	} else {
