@@ -29,11 +29,27 @@ func (p *place) rejected(manifest string, words ...string) {
 func TestBadInputIsTurnedAwayAtAdmission(t *testing.T) {
 	feature(t, "admission", "what can be seen at admission is refused there, with the field and the remedy", func(p *place) {
 		dataset := fill(datasetManifest, map[string]string{"$NAME": "bad", "$BUCKET": "any-bucket"})
-		p.rejected(strings.Replace(dataset, "s3://any-bucket", "ftpx://any-bucket", 1), "mountPoint", "s3://")
+		p.rejected(strings.Replace(dataset, "s3://any-bucket", "ftpx", 1), "mountPoint")
 		second := "\n    - {mountPoint: \"s3://other-bucket\", name: other, path: /}\n"
 		p.rejected(strings.Replace(dataset, "  mounts:\n", "  mounts:"+second, 1), "mounts", "path")
 		runtime := map[string]string{"$NAME": "bad", "$REPLICAS": "1", "$QUOTA": "plenty"}
 		p.rejected(fill(runtimeManifest, runtime), "quota")
+	})
+}
+
+// Fluid's users have schemes of engines that are not ours, so only the engine
+// knows which it serves.
+func TestASchemeThatTheEngineDoesNotServeIsTold(t *testing.T) {
+	feature(t, "scheme", "a Dataset whose scheme the engine does not serve says so, and which it serves", func(p *place) {
+		p.apply(`
+apiVersion: data.fluid.io/v1alpha1
+kind: Dataset
+metadata: {name: data}
+spec:
+  mounts: [{mountPoint: "ftpx://host/files", name: data, path: /}]
+`)
+		p.runtime("data", 1, "1Gi")
+		p.says("data", "Ready", metav1.ConditionFalse, "ftpx", "hdfs")
 	})
 }
 
