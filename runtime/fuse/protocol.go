@@ -130,6 +130,21 @@ func (p *protocol) spawn() {
 	go p.run(l)
 }
 
+// waitAgain counts a loop among those that wait, unless enough of them do. idle
+// never counts one that is about to end: whoever takes the last waiting one away
+// must see that, and start another.
+func (p *protocol) waitAgain(enough int32) bool {
+	for {
+		waiting := p.idle.Load()
+		if waiting >= enough {
+			return false
+		}
+		if p.idle.CompareAndSwap(waiting, waiting+1) {
+			return true
+		}
+	}
+}
+
 // run answers requests until the mount is gone or enough others wait.
 func (p *protocol) run(l *loop) {
 	defer p.wait.Done()
@@ -159,8 +174,7 @@ func (p *protocol) run(l *loop) {
 			p.spawn()
 		}
 		p.answer(l, in[:n], reply)
-		if p.idle.Add(1) > idleLoops {
-			p.idle.Add(-1)
+		if !p.waitAgain(idleLoops) {
 			return
 		}
 	}
