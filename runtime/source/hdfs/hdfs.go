@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"path"
 	"slices"
 	"strconv"
@@ -24,6 +25,14 @@ import (
 // listBatch is how many entries a NameNode gives at once (dfs.ls.limit), unless
 // its administrator has said otherwise.
 const listBatch = 1000
+
+const (
+	// maxRead bounds what is held back until its checksums are known to be right.
+	maxRead = 1 << 20
+	// lessThanAChunk is fewer bytes than any file has for each checksum; they
+	// are 512 unless its writer has said otherwise.
+	lessThanAChunk = 64
+)
 
 // Store reads the files below one directory.
 type Store struct {
@@ -205,12 +214,11 @@ func (s *Store) seek(one *session, o source.Object, off int64) error {
 		one.file, one.object = f, o
 	}
 	if one.pos != off { // else the stream goes on; the library ends it even then
-		if _, err := one.file.Seek(off, io.SeekStart); err != nil {
-			one.leave()
+		if err := one.moveTo(off); err != nil {
 			return err
 		}
 	}
-	one.pos, one.since = off, time.Now()
+	one.since = time.Now()
 	return nil
 }
 
@@ -301,8 +309,75 @@ func (b *body) some(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// read reads at least one byte of the session's file.
+// moveTo makes the next byte the one at off. It goes back to the beginning
+// first, which ends the stream: where the library skips a few bytes of a stream
+// it forgets that it did, and reads elsewhere when it needs another replica.
+func (s *session) moveTo(off int64) error {
+	for _, at := range []int64{0, off} {
+		if _, err := s.file.Seek(at, io.SeekStart); err != nil {
+			s.leave()
+			return err
+		}
+	}
+	s.pos = off
+	return nil
+}
+
+// read fills p, or as much of it as lies in one block, with bytes that agree
+// with their checksums.
+//
+// A read of a whole chunk and more gives bytes out whose checksum is wrong, and
+// the library asks another replica only for those after them. A read of less is
+// checked first. So the last byte is read alone: where that needed no new
+// stream, all before it was right, and else all is read again in small steps.
 func (s *session) read(p []byte) (int, error) {
+	p = p[:min(int64(len(p)), s.blockEnd()-s.pos, maxRead)]
+	first, last := s.pos, len(p)-1
+	for n := 0; n < len(p); {
+		streams := s.opened()
+		to := len(p)
+		if n < last {
+			to = last
+		}
+		m, err := s.step(p[n:to])
+		if err != nil {
+			return 0, err
+		}
+		if n > 0 && s.opened() != streams {
+			return s.readAgain(p, first)
+		}
+		n += m
+	}
+	return len(p), nil
+}
+
+func (s *session) readAgain(p []byte, off int64) (int, error) {
+	if err := s.moveTo(off); err != nil {
+		return 0, s.because(err)
+	}
+	for n := 0; n < len(p); {
+		m, err := s.step(p[n:min(n+lessThanAChunk, len(p))])
+		if err != nil {
+			return 0, err
+		}
+		n += m
+	}
+	return len(p), nil
+}
+
+// blockEnd is where the block at pos ends, if all blocks have the file's size:
+// those of a concatenated file may end before.
+func (s *session) blockEnd() int64 {
+	st := status(s.file.Stat().Sys())
+	size := int64(st.GetBlocksize())
+	if size <= 0 {
+		return math.MaxInt64
+	}
+	return s.pos - s.pos%size + size
+}
+
+// step reads at least one byte of the session's file.
+func (s *session) step(p []byte) (int, error) {
 	for range maxDials {
 		n, err := s.file.Read(p)
 		s.pos += int64(n)

@@ -61,7 +61,8 @@ type session struct {
 	timeout  time.Duration
 	mu       sync.Mutex
 	conns    map[*conn]struct{}
-	dials    int
+	dials    int // since the last byte
+	streams  int // that were opened to DataNodes, ever
 	ended    bool
 	nameNode string // that was dialed last
 	dialErr  error  // of the last dial; the library keeps only its text
@@ -133,6 +134,7 @@ func (s *session) dialNameNode(_ context.Context, network, address string) (net.
 func (s *session) dialDataNode(_ context.Context, network, address string) (net.Conn, error) {
 	s.mu.Lock()
 	s.dials++
+	s.streams++
 	tooMany := s.dials > maxDials
 	var old []*conn
 	for c := range s.conns {
@@ -190,6 +192,13 @@ func (s *session) progress() {
 	s.mu.Lock()
 	s.dials = 0
 	s.mu.Unlock()
+}
+
+// opened is how many streams were opened.
+func (s *session) opened() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.streams
 }
 
 // conn fails when the other side is silent for longer than the timeout.

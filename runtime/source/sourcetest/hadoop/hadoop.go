@@ -293,6 +293,29 @@ func (c *Cluster) Remove(name string) error {
 	return c.As(Superuser, func(client *hdfs.Client) error { return client.RemoveAll(path.Clean("/" + name)) })
 }
 
+// Rot turns a bit of the replica that a DataNode holds of a block, which is
+// known by its bytes, and tells whether it holds one.
+func (c *Cluster) Rot(i int, block []byte, at int64) (bool, error) {
+	found := false
+	err := filepath.WalkDir(filepath.Join(c.dir, dataNode(i), "data"), func(name string, e fs.DirEntry, err error) error {
+		if err != nil || found || e.IsDir() || !strings.HasPrefix(e.Name(), "blk_") || strings.HasSuffix(e.Name(), ".meta") {
+			return err
+		}
+		data, err := os.ReadFile(name)
+		if err != nil || !bytes.Equal(data, block) {
+			return err
+		}
+		found = true
+		f, err := os.OpenFile(name, os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		_, err = f.WriteAt([]byte{block[at] ^ 1}, at)
+		return errors.Join(err, f.Close())
+	})
+	return found, err
+}
+
 // Run runs one of Hadoop's programs, such as org.apache.hadoop.fs.FsShell, with
 // the configuration of a node ("nn0").
 func (c *Cluster) Run(ctx context.Context, node, class string, args ...string) ([]byte, error) {
