@@ -23,6 +23,10 @@ const (
 	PathPin   = "/v1/pin"
 	PathUnpin = "/v1/unpin"
 	PathFree  = "/v1/free"
+	// PathCancelLoad answers POST, with ?id=…&reason=…: the load ends, for good,
+	// and the answer comes when it has: {"cancelled":true} if it was running. What
+	// it has cached stays. It may be asked again.
+	PathCancelLoad = "/v1/loads/cancel"
 	// PathHealthy answers GET with 200 when the process serves.
 	PathHealthy = "/healthz"
 	// PathMetrics serves Prometheus metrics.
@@ -110,9 +114,10 @@ type ReadSummary struct {
 
 // Phases of a load job.
 const (
-	LoadRunning  = "Running"
-	LoadComplete = "Complete"
-	LoadFailed   = "Failed"
+	LoadRunning   = "Running"
+	LoadComplete  = "Complete"
+	LoadFailed    = "Failed"
+	LoadCancelled = "Cancelled"
 )
 
 // LoadSummary is the progress of one load job. Finished jobs stay listed for

@@ -204,3 +204,34 @@ func TestALoadTakesPatternsAndEndsHonestly(t *testing.T) {
 	}
 	s.must("unmount", "mnt")
 }
+
+func TestALoadIsCancelledByItsOwnWords(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	server, want := bucket(t, "data", 40<<20)
+	v := newValve(t, strings.TrimPrefix(server.Endpoint, "http://"), 4<<20)
+	t.Cleanup(v.opened)
+	s.env = append(s.env, keys()...)
+	s.mustMount("s3://data", "mnt", "-o", "endpoint=http://"+v.address)
+	waits := make(chan outcome, 1)
+	go func() { waits <- finish(t, s.command("load", "mnt")) }()
+	s.until("the load is under way", func() bool {
+		loads := s.status().Summary.Loads
+		return len(loads) == 1 && loads[0].Phase == contract.LoadRunning && loads[0].FilesTotal == int64(len(want))
+	})
+	if got := s.run("load", "--cancel", "mnt/train"); got.code != 2 || !strings.Contains(got.errors, "no load of these paths is running") {
+		t.Errorf("other words: %+v", got)
+	}
+	if got := s.must("load", "--cancel", "mnt"); !strings.Contains(got.out, "cancelled") {
+		t.Errorf("cancel: %+v", got)
+	}
+	if got := <-waits; got.code != 2 || !strings.Contains(got.errors, "cancelled: by millrace load --cancel") {
+		t.Errorf("who waits is told: %+v", got)
+	}
+	v.opened()
+	if got := s.must("load", "mnt"); !strings.Contains(got.out, fmt.Sprintf("in %d files", len(want))) {
+		t.Errorf("the same load after it: %+v", got)
+	}
+	check(t, s.path("mnt"), want)
+	s.must("unmount", "mnt")
+}

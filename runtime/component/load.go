@@ -37,7 +37,7 @@ func Load(ctx context.Context, client wirepb.MasterClient, r *wirepb.LoadRequest
 		switch {
 		case ctx.Err() != nil:
 			return last, fmt.Errorf("load %s: stopped: %w", r.GetId(), ctx.Err())
-		case last != nil && last.GetPhase() == contract.LoadFailed:
+		case last != nil && (last.GetPhase() == contract.LoadFailed || last.GetPhase() == contract.LoadCancelled):
 			return last, Hopeless{errors.New(last.GetMessage())}
 		case last != nil && last.GetPhase() == contract.LoadComplete:
 			return last, nil

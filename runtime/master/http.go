@@ -28,6 +28,7 @@ func (m *Master) Handler(metrics http.Handler) http.Handler {
 		w.WriteHeader(http.StatusAccepted)
 	})
 	mux.HandleFunc("POST "+contract.PathRevalidate, m.serveRevalidate)
+	mux.HandleFunc("POST "+contract.PathCancelLoad, m.serveCancelLoad)
 	for path, action := range map[string]wirepb.KeepAction{
 		contract.PathPin: wirepb.KeepAction_KEEP_ACTION_PIN, contract.PathUnpin: wirepb.KeepAction_KEEP_ACTION_UNPIN,
 		contract.PathFree: wirepb.KeepAction_KEEP_ACTION_FREE,
@@ -64,6 +65,18 @@ func (m *Master) serveKeep(w http.ResponseWriter, r *http.Request, action wirepb
 	}
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(keepSummary(reply))
+}
+
+// serveCancelLoad answers when the load has ended.
+func (m *Master) serveCancelLoad(w http.ResponseWriter, r *http.Request) {
+	query := r.URL.Query()
+	reply, err := m.CancelLoad(r.Context(), &wirepb.CancelLoadRequest{Id: query.Get("id"), Reason: query.Get("reason"), ForGood: true})
+	if err != nil {
+		http.Error(w, status.Convert(err).Message(), httpCode(status.Code(err)))
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(map[string]bool{"cancelled": reply.GetCancelled()})
 }
 
 // httpCode is what a client of HTTP is told: below 500 another try is vain.

@@ -28,7 +28,6 @@ const (
 	workerReturn   = time.Minute     // for a lost worker to come back when others have no room
 	progressPeriod = 500 * time.Millisecond
 	recountEvery   = 4096 // files between two looks at the context
-	cancelled      = "the runtime is being deleted"
 )
 
 // job is one load. Its state belongs to the goroutine of run; others see its
@@ -38,7 +37,7 @@ type job struct {
 	master  *Master
 	request *wirepb.LoadRequest
 	events  *mailbox[any]
-	cancel  context.CancelFunc
+	cancel  context.CancelCauseFunc
 	done    chan struct{} // closed at the end
 
 	files    []*loadFile
@@ -199,8 +198,11 @@ func (j *job) resolve(ctx context.Context, path string) (namespace.Entry, error)
 
 // end says how the job ended.
 func (j *job) end(ctx context.Context, err error) {
-	if ctx.Err() != nil {
-		err = errors.New(cancelled)
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+		for id, p := range j.inFlight {
+			j.master.cancelTask(p.lane, id)
+		}
 	}
 	short := ""
 	if err == nil {
@@ -211,6 +213,8 @@ func (j *job) end(ctx context.Context, err error) {
 	p := &j.progress
 	p.BytesPerSecond = 0
 	switch {
+	case errors.As(err, &cancelled{}):
+		p.Phase, p.Message = contract.LoadCancelled, err.Error()
 	case err != nil:
 		p.Phase, p.Message = contract.LoadFailed, err.Error()
 	case p.BytesDone >= p.BytesTotal:

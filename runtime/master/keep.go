@@ -180,7 +180,7 @@ func (m *Master) askAll(order *wirepb.Keep) (ids []uint64, _ <-chan *wirepb.Kept
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.retired {
-		return nil, nil, status.Error(codes.FailedPrecondition, cancelled)
+		return nil, nil, status.Error(codes.FailedPrecondition, retiring)
 	}
 	answers := make(chan *wirepb.Kept, len(m.workers))
 	for name, w := range m.workers {

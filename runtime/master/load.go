@@ -54,21 +54,24 @@ func (m *Master) startLoad(r *wirepb.LoadRequest) (*job, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.retired {
-		return nil, status.Error(codes.FailedPrecondition, cancelled)
+		return nil, status.Error(codes.FailedPrecondition, retiring)
 	}
 	if m.ctx.Err() != nil {
 		return nil, status.Error(codes.Unavailable, "the master is going down")
+	}
+	if over, ok := m.over[r.GetId()]; ok {
+		return nil, status.Error(codes.FailedPrecondition, over.why.Error())
 	}
 	if j := m.jobs[r.GetId()]; j != nil && j.running() {
 		return j, nil
 	}
 	j := newJob(m, r)
-	ctx, cancel := context.WithCancel(m.ctx)
+	ctx, cancel := context.WithCancelCause(m.ctx)
 	j.cancel = cancel
 	m.jobs[j.id] = j
 	m.bumpLocked()
 	m.tasks.Go(func() {
-		defer cancel()
+		defer cancel(nil)
 		j.run(ctx)
 	})
 	return j, nil
@@ -97,6 +100,15 @@ func (m *Master) sendTask(name string, j *job, task *wirepb.Task) bool {
 	}
 	m.taskOf[task.GetId()] = j
 	return w.order(&wirepb.WorkerOrder{Order: &wirepb.WorkerOrder_Task{Task: task}})
+}
+
+// cancelTask tells a worker that nobody wants a task any more.
+func (m *Master) cancelTask(name string, id uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if w := m.workers[name]; w != nil {
+		w.order(&wirepb.WorkerOrder{Order: &wirepb.WorkerOrder_Cancel{Cancel: &wirepb.CancelTask{Id: id}}})
+	}
 }
 
 // taskDone brings an answer to its job.

@@ -85,6 +85,7 @@ type Master struct {
 	jobs     map[string]*job
 	taskOf   map[uint64]*job // whose task it is
 	asked    map[uint64]asked
+	over     map[string]over // loads that were cancelled for good, by id
 	epoch    int64
 	retired  bool
 	settled  bool // placement has begun
@@ -107,6 +108,7 @@ func New(opts Options) (*Master, error) {
 		opts: opts, log: opts.Logger, table: opts.MountTable, ledger: newLedger(opts.BlockBytes),
 		changed: make(chan struct{}), workers: map[string]*worker{},
 		watchers: map[*watcher]struct{}{}, jobs: map[string]*job{}, taskOf: map[uint64]*job{}, asked: map[uint64]asked{},
+		over: map[string]over{},
 	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	save := ""

@@ -155,11 +155,12 @@ type hand struct {
 	ended  chan struct{}
 	does   func(*hand, *wirepb.Task)
 
-	mu      sync.Mutex
-	blocks  map[string][]byte
-	tasks   int
-	forgot  []string
-	retired bool
+	mu        sync.Mutex
+	blocks    map[string][]byte
+	tasks     int
+	cancelled []uint64
+	forgot    []string
+	retired   bool
 }
 
 func (s *stand) attach(name string, does func(*hand, *wirepb.Task), holdings ...*wirepb.Holding) *hand {
@@ -215,6 +216,10 @@ func (h *hand) run() {
 			h.tasks++
 			h.mu.Unlock()
 			h.does(h, order.GetTask())
+		case order.GetCancel() != nil:
+			h.mu.Lock()
+			h.cancelled = append(h.cancelled, order.GetCancel().GetId())
+			h.mu.Unlock()
 		case order.GetForget() != nil:
 			h.mu.Lock()
 			h.forgot = append(h.forgot, order.GetForget().GetKeys()...)

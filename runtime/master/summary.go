@@ -116,7 +116,7 @@ func (m *Master) Retire() {
 		w.order(&wirepb.WorkerOrder{Order: &wirepb.WorkerOrder_Retire{Retire: &wirepb.Retire{}}})
 	}
 	for _, j := range m.jobs {
-		j.cancel()
+		j.cancel(errRetiring)
 	}
 	m.bumpLocked()
 	m.log.Info("retiring: the workers drop their files", "workers", len(m.workers))

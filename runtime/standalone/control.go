@@ -22,6 +22,7 @@ const (
 	pathStatus = "/v1/status"
 	pathStop   = "/v1/stop"
 	pathLoad   = "/v1/load"
+	pathCancel = "/v1/load/cancel"
 	pathKeep   = "/v1/keep"
 )
 
@@ -72,6 +73,7 @@ func (c *control) handler() http.Handler {
 		c.stop()
 	})
 	mux.HandleFunc("POST "+pathLoad, c.serveLoad)
+	mux.HandleFunc("POST "+pathCancel, c.serveCancel)
 	mux.HandleFunc("POST "+pathKeep, c.serveKeep)
 	mux.Handle("GET "+contract.PathMetrics, c.registry.Handler())
 	return mux

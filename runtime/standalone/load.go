@@ -15,6 +15,8 @@ import (
 	"slices"
 	"strings"
 
+	"google.golang.org/grpc/status"
+
 	"github.com/millrace/millrace/apis/contract"
 	"github.com/millrace/millrace/runtime/component"
 	"github.com/millrace/millrace/runtime/wire/wirepb"
@@ -64,6 +66,30 @@ func (c *control) serveLoad(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		tell(loadEvent{Error: err.Error(), Hopeless: errors.As(err, &component.Hopeless{})})
 	}
+}
+
+// serveCancel answers when the load of the same paths has ended.
+func (c *control) serveCancel(w http.ResponseWriter, r *http.Request) {
+	var request loadRequest
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 2*maxLoadBytes)).Decode(&request); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	var answer cancelAnswer
+	ctx, cancel := context.WithTimeout(r.Context(), masterAnswer)
+	defer cancel()
+	reply, err := wirepb.NewMasterClient(c.conn).CancelLoad(ctx, &wirepb.CancelLoadRequest{Id: request.id(), Reason: "by millrace load --cancel"})
+	if err != nil {
+		answer.Error = status.Convert(err).Message()
+	}
+	answer.Cancelled = reply.GetCancelled()
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(answer)
+}
+
+type cancelAnswer struct {
+	Cancelled bool   `json:"cancelled"`
+	Error     string `json:"error,omitempty"`
 }
 
 // id is the same for the same paths, so that whoever asks again joins.
@@ -128,6 +154,37 @@ func waitingEnded(ctx context.Context, s State, err error) error {
 		return err
 	}
 	return fmt.Errorf("%w: %w; the load goes on: see millrace status %s, and the same words wait for it again", ErrWaitingEnded, ctx.Err(), s.MountPoint)
+}
+
+// CancelLoad ends the load of these paths and returns when it has ended. What it
+// has cached stays.
+func CancelLoad(ctx context.Context, runDir string, paths []string) error {
+	p, s, inside, err := loadTargets(runDir, paths)
+	if err != nil {
+		return component.Hopeless{Err: err}
+	}
+	if !p.alive() {
+		return fmt.Errorf("%s: %w", s.MountPoint, errDead)
+	}
+	body, err := json.Marshal(loadRequest{Paths: inside})
+	if err != nil {
+		return err
+	}
+	response, err := p.send(ctx, http.MethodPost, pathCancel, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	var answer cancelAnswer
+	switch err := json.NewDecoder(response.Body).Decode(&answer); {
+	case err != nil:
+		return fmt.Errorf("hear what became of it: %w", err)
+	case answer.Error != "":
+		return errors.New(answer.Error)
+	case !answer.Cancelled:
+		return component.Hopeless{Err: fmt.Errorf("no load of these paths is running: say them as they were given to millrace load; millrace status %s shows what runs", s.MountPoint)}
+	}
+	return nil
 }
 
 // loadTargets expands patterns, and finds the one mount that all paths are in.

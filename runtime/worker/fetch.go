@@ -90,11 +90,16 @@ type flightKey struct {
 	role  role
 }
 
-// flight is one fetch. Its fields are set when done is closed.
+// flight is one fetch. What came of it is set when done is closed.
 type flight struct {
 	done chan struct{}
 	from string
 	err  error
+
+	// wanted is how many asked for it and did not say that they no longer do;
+	// guarded by the fetcher's mu. With none left, dropped is closed.
+	wanted  int
+	dropped chan struct{}
 }
 
 // tally counts bytes by where they were.
@@ -157,6 +162,9 @@ func (f *fetcher) ensure(ctx context.Context, file *store.File, o *wirepb.Object
 		select {
 		case <-fl.done:
 		case <-ctx.Done():
+			if r == asOwner {
+				f.leave(flights[i:])
+			}
 			return got, ctx.Err()
 		}
 		switch {
@@ -221,26 +229,41 @@ func (f *fetcher) fly(file *store.File, o *wirepb.Object, block int, r role) *fl
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, role := range []role{asServer, r} { // one that waits for nobody serves everybody
-		if fl := f.flights[flightKey{o.GetKey(), block, role}]; fl != nil {
+		if fl := f.flights[flightKey{o.GetKey(), block, role}]; fl != nil && fl.wanted > 0 {
+			fl.wanted++
 			return fl
 		}
 	}
 	k := flightKey{o.GetKey(), block, r}
-	fl := &flight{done: make(chan struct{})}
+	fl := &flight{done: make(chan struct{}), wanted: 1, dropped: make(chan struct{})}
 	f.flights[k] = fl
 	n := blockLength(file, block)
 	f.crew.run(func() {
-		fl.from, fl.err = f.fetch(o, block, off, n, r, owners)
+		fl.from, fl.err = f.fetch(fl, o, block, off, n, r, owners)
 		f.mu.Lock()
-		delete(f.flights, k)
+		if f.flights[k] == fl {
+			delete(f.flights, k)
+		}
 		f.mu.Unlock()
 		close(fl.done)
 	})
 	return fl
 }
 
+// leave says that somebody no longer wants what is under way. What nobody wants
+// and has no slot yet is not fetched.
+func (f *fetcher) leave(flights []*flight) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, fl := range flights {
+		if fl.wanted--; fl.wanted == 0 {
+			close(fl.dropped)
+		}
+	}
+}
+
 // fetch gets one block and stores it.
-func (f *fetcher) fetch(o *wirepb.Object, block int, off, n int64, r role, owners []*wirepb.Member) (from string, err error) {
+func (f *fetcher) fetch(fl *flight, o *wirepb.Object, block int, off, n int64, r role, owners []*wirepb.Member) (from string, err error) {
 	owned := r == asOwner || r == asCopy || r == asServer && (len(owners) == 0 || peers.Index(owners, f.w.cfg.Name) >= 0)
 	file, err := f.w.acquire(o, !owned)
 	if err != nil {
@@ -261,7 +284,7 @@ func (f *fetcher) fetch(o *wirepb.Object, block int, off, n int64, r role, owner
 		}()
 	}
 	start := time.Now()
-	from, err = f.bring(file, o, block, off, n, r, owners)
+	from, err = f.bring(fl, file, o, block, off, n, r, owners)
 	f.w.m.fetchSeconds.WithLabelValues(from).Observe(time.Since(start).Seconds())
 	if err != nil {
 		if errors.Is(err, wire.ErrNoSpace) {
@@ -271,7 +294,9 @@ func (f *fetcher) fetch(o *wirepb.Object, block int, off, n int64, r role, owner
 			}
 			full.note(n)
 		}
-		f.w.m.failures.WithLabelValues(from, wire.Kind(err)).Inc()
+		if !errors.Is(err, context.Canceled) {
+			f.w.m.failures.WithLabelValues(from, wire.Kind(err)).Inc()
+		}
 		return from, err
 	}
 	f.w.m.fetched.WithLabelValues(from).Add(float64(n))
@@ -292,12 +317,12 @@ func (f *fetcher) isFull(file *store.File, o *wirepb.Object, block int, r role) 
 }
 
 // bring stores a block, from the first who gives it: peers, then the source.
-func (f *fetcher) bring(file *store.File, o *wirepb.Object, block int, off, n int64, r role, owners []*wirepb.Member) (from string, err error) {
+func (f *fetcher) bring(fl *flight, file *store.File, o *wirepb.Object, block int, off, n int64, r role, owners []*wirepb.Member) (from string, err error) {
 	first := f.peer
 	if r == asServer {
 		first = f.source
 	}
-	release, err := f.slot(first)
+	release, err := f.slot(fl, first)
 	if err != nil {
 		return "", err
 	}
@@ -310,7 +335,7 @@ func (f *fetcher) bring(file *store.File, o *wirepb.Object, block int, off, n in
 		return fromRemote, wire.ErrNotCached
 	}
 	if r != asServer {
-		release, err := f.slot(f.source)
+		release, err := f.slot(fl, f.source)
 		if err != nil {
 			return fromSource, err
 		}
@@ -406,10 +431,17 @@ func (f *fetcher) asks(r role, owners, heirs, former []*wirepb.Member) []ask {
 }
 
 // slot waits for one of a bounded number.
-func (f *fetcher) slot(slots chan struct{}) (release func(), err error) {
+func (f *fetcher) slot(fl *flight, slots chan struct{}) (release func(), err error) {
+	select {
+	case <-fl.dropped:
+		return nil, context.Canceled
+	default:
+	}
 	select {
 	case slots <- struct{}{}:
 		return func() { <-slots }, nil
+	case <-fl.dropped:
+		return nil, context.Canceled
 	case <-f.ctx.Done():
 		return nil, f.ctx.Err()
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -195,6 +196,8 @@ func until(t *testing.T, what string, ok func() bool) {
 type place struct {
 	dir  string
 	gate chan struct{} // closed: reads pass
+	// opened is how many reads were asked for.
+	opened atomic.Int64
 }
 
 type gated struct {
@@ -203,6 +206,7 @@ type gated struct {
 }
 
 func (g gated) Open(ctx context.Context, o source.Object, off, n int64) (io.ReadCloser, error) {
+	g.o.opened.Add(1)
 	select {
 	case <-g.o.gate:
 	case <-ctx.Done():
@@ -354,6 +358,33 @@ func TestACancelledTaskEndsAndAForgottenFileIsDropped(t *testing.T) {
 	close(o.gate)
 	s.order(&wirepb.WorkerOrder{Order: &wirepb.WorkerOrder_Forget{Forget: &wirepb.Forget{Keys: []string{f.GetKey(), "no key"}}}})
 	until(t, "it is not dropped", func() bool { return s.held()[f.GetKey()].GetDropped() })
+}
+
+func TestWhatWaitsOfACancelledTaskIsNotRead(t *testing.T) {
+	b, o := newBoss(t), newPlace(t)
+	start(t, b, o, t.TempDir(), 1<<30)
+	s := b.session(0)
+	o.gate = make(chan struct{})
+	const blocks = 10 * defaultSourceReads
+	f := o.put(t, "f", make([]byte, blocks*block))
+	s.task(1, f, 0, f.GetSize())
+	until(t, "the source is not read", func() bool { return o.opened.Load() == defaultSourceReads })
+	s.order(&wirepb.WorkerOrder{Order: &wirepb.WorkerOrder_Cancel{Cancel: &wirepb.CancelTask{Id: 1}}})
+	s.done(1)
+	close(o.gate)
+	g := o.put(t, "g", make([]byte, block))
+	s.task(2, g, 0, block)
+	if done, _ := s.done(2); done.GetStatus() != wirepb.Status_STATUS_OK {
+		t.Errorf("a task after it: %+v", done)
+	}
+	if n := o.opened.Load(); n != defaultSourceReads+1 {
+		t.Errorf("%d reads of the source, want those under way, %d, and one", n, defaultSourceReads)
+	}
+	// Somebody else may want it.
+	s.task(3, f, 0, f.GetSize())
+	if done, _ := s.done(3); done.GetCachedBytes() != f.GetSize() {
+		t.Errorf("the same range again: %+v", done)
+	}
 }
 
 func TestARetiredWorkerKeepsNothing(t *testing.T) {

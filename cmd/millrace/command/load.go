@@ -13,19 +13,28 @@ import (
 )
 
 func loadCommand() *cobra.Command {
-	var metadata bool
+	var metadata, cancel bool
 	c := &cobra.Command{
 		Use:   "load PATH...",
 		Short: "Bring files and directories below a mount into the cache, and wait for the end",
 		Long: `Bring files and directories below a mount into the cache, and wait for the end.
 
-Ctrl-C ends the waiting, not the load. The exit code is 0 when everything is
-cached, 1 when another try may succeed, 2 when the same words would fail again
-(no such path, no room in the cache), 130 after Ctrl-C.`,
+Ctrl-C ends the waiting, not the load; --cancel with the same paths ends the
+load, and what it has cached stays. The exit code is 0 when everything is
+cached, 1 when another try may succeed, 2 when the load was cancelled or the same
+words would fail again (no such path, no room in the cache), 130 after Ctrl-C.`,
 		Example: `  millrace load /mnt/data
-  millrace load /mnt/data/train '/mnt/data/val/*.tar'`,
+  millrace load /mnt/data/train '/mnt/data/val/*.tar'
+  millrace load --cancel /mnt/data`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if cancel {
+				if err := standalone.CancelLoad(cmd.Context(), runDir(cmd), args); err != nil {
+					return err
+				}
+				_, err := fmt.Fprintln(cmd.OutOrStdout(), "cancelled; what is cached stays")
+				return err
+			}
 			var last contract.LoadSummary
 			progress := standalone.NewProgress(os.Stderr)
 			err := standalone.Load(cmd.Context(), runDir(cmd), args, metadata, func(l contract.LoadSummary) {
@@ -41,6 +50,7 @@ cached, 1 when another try may succeed, 2 when the same words would fail again
 			return err
 		},
 	}
+	c.Flags().BoolVar(&cancel, "cancel", false, "end the load that was begun with the same paths")
 	c.Flags().BoolVar(&metadata, "refresh", false, "list the paths at the source anew before")
 	return c
 }

@@ -1960,6 +1960,7 @@ func (x *Task) GetLength() int64 {
 	return 0
 }
 
+// CancelTask: nobody wants it any more. What is read already is kept.
 type CancelTask struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -2527,9 +2528,114 @@ func (x *LoadTarget) GetReplicas() int32 {
 	return 0
 }
 
+type CancelLoadRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Id     string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Reason string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"` // for people
+	// for_good: who asks for this load again is refused, for some minutes.
+	ForGood       bool `protobuf:"varint,3,opt,name=for_good,json=forGood,proto3" json:"for_good,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelLoadRequest) Reset() {
+	*x = CancelLoadRequest{}
+	mi := &file_wire_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelLoadRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelLoadRequest) ProtoMessage() {}
+
+func (x *CancelLoadRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelLoadRequest.ProtoReflect.Descriptor instead.
+func (*CancelLoadRequest) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *CancelLoadRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *CancelLoadRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *CancelLoadRequest) GetForGood() bool {
+	if x != nil {
+		return x.ForGood
+	}
+	return false
+}
+
+type CancelLoadReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cancelled     bool                   `protobuf:"varint,1,opt,name=cancelled,proto3" json:"cancelled,omitempty"` // it was running
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelLoadReply) Reset() {
+	*x = CancelLoadReply{}
+	mi := &file_wire_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelLoadReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelLoadReply) ProtoMessage() {}
+
+func (x *CancelLoadReply) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelLoadReply.ProtoReflect.Descriptor instead.
+func (*CancelLoadReply) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *CancelLoadReply) GetCancelled() bool {
+	if x != nil {
+		return x.Cancelled
+	}
+	return false
+}
+
 type LoadProgress struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
-	Phase          string                 `protobuf:"bytes,1,opt,name=phase,proto3" json:"phase,omitempty"` // Running, Complete, Failed
+	Phase          string                 `protobuf:"bytes,1,opt,name=phase,proto3" json:"phase,omitempty"` // Running, Complete, Failed, Cancelled
 	Message        string                 `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
 	BytesTotal     int64                  `protobuf:"varint,3,opt,name=bytes_total,json=bytesTotal,proto3" json:"bytes_total,omitempty"`
 	BytesDone      int64                  `protobuf:"varint,4,opt,name=bytes_done,json=bytesDone,proto3" json:"bytes_done,omitempty"`
@@ -2542,7 +2648,7 @@ type LoadProgress struct {
 
 func (x *LoadProgress) Reset() {
 	*x = LoadProgress{}
-	mi := &file_wire_proto_msgTypes[36]
+	mi := &file_wire_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2554,7 +2660,7 @@ func (x *LoadProgress) String() string {
 func (*LoadProgress) ProtoMessage() {}
 
 func (x *LoadProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_wire_proto_msgTypes[36]
+	mi := &file_wire_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2567,7 +2673,7 @@ func (x *LoadProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadProgress.ProtoReflect.Descriptor instead.
 func (*LoadProgress) Descriptor() ([]byte, []int) {
-	return file_wire_proto_rawDescGZIP(), []int{36}
+	return file_wire_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *LoadProgress) GetPhase() string {
@@ -2791,7 +2897,13 @@ const file_wire_proto_rawDesc = "" +
 	"\n" +
 	"LoadTarget\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x1a\n" +
-	"\breplicas\x18\x02 \x01(\x05R\breplicas\"\xe8\x01\n" +
+	"\breplicas\x18\x02 \x01(\x05R\breplicas\"V\n" +
+	"\x11CancelLoadRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x19\n" +
+	"\bfor_good\x18\x03 \x01(\bR\aforGood\"/\n" +
+	"\x0fCancelLoadReply\x12\x1c\n" +
+	"\tcancelled\x18\x01 \x01(\bR\tcancelled\"\xe8\x01\n" +
 	"\fLoadProgress\x12\x14\n" +
 	"\x05phase\x18\x01 \x01(\tR\x05phase\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x1f\n" +
@@ -2818,7 +2930,7 @@ const file_wire_proto_rawDesc = "" +
 	"\x17KEEP_ACTION_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fKEEP_ACTION_PIN\x10\x01\x12\x15\n" +
 	"\x11KEEP_ACTION_UNPIN\x10\x02\x12\x14\n" +
-	"\x10KEEP_ACTION_FREE\x10\x032\x9e\x05\n" +
+	"\x10KEEP_ACTION_FREE\x10\x032\xf4\x05\n" +
 	"\x06Master\x12K\n" +
 	"\x06Attach\x12\x1e.millrace.wire.v1.WorkerReport\x1a\x1d.millrace.wire.v1.WorkerOrder(\x010\x01\x12G\n" +
 	"\x05Watch\x12\x1e.millrace.wire.v1.WatchRequest\x1a\x1c.millrace.wire.v1.WatchEvent0\x01\x12B\n" +
@@ -2828,7 +2940,9 @@ const file_wire_proto_rawDesc = "" +
 	"\n" +
 	"Revalidate\x12#.millrace.wire.v1.RevalidateRequest\x1a!.millrace.wire.v1.RevalidateReply\x12H\n" +
 	"\x06StatFS\x12\x1f.millrace.wire.v1.StatFSRequest\x1a\x1d.millrace.wire.v1.StatFSReply\x12G\n" +
-	"\x04Load\x12\x1d.millrace.wire.v1.LoadRequest\x1a\x1e.millrace.wire.v1.LoadProgress0\x01\x12B\n" +
+	"\x04Load\x12\x1d.millrace.wire.v1.LoadRequest\x1a\x1e.millrace.wire.v1.LoadProgress0\x01\x12T\n" +
+	"\n" +
+	"CancelLoad\x12#.millrace.wire.v1.CancelLoadRequest\x1a!.millrace.wire.v1.CancelLoadReply\x12B\n" +
 	"\x04Keep\x12\x1d.millrace.wire.v1.KeepRequest\x1a\x1b.millrace.wire.v1.KeepReplyB2Z0github.com/millrace/millrace/runtime/wire/wirepbb\x06proto3"
 
 var (
@@ -2844,7 +2958,7 @@ func file_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_wire_proto_goTypes = []any{
 	(Status)(0),               // 0: millrace.wire.v1.Status
 	(KeepAction)(0),           // 1: millrace.wire.v1.KeepAction
@@ -2884,17 +2998,19 @@ var file_wire_proto_goTypes = []any{
 	(*KeepReply)(nil),         // 35: millrace.wire.v1.KeepReply
 	(*LoadRequest)(nil),       // 36: millrace.wire.v1.LoadRequest
 	(*LoadTarget)(nil),        // 37: millrace.wire.v1.LoadTarget
-	(*LoadProgress)(nil),      // 38: millrace.wire.v1.LoadProgress
-	nil,                       // 39: millrace.wire.v1.Directory.InodesEntry
-	nil,                       // 40: millrace.wire.v1.Directory.MountsEntry
+	(*CancelLoadRequest)(nil), // 38: millrace.wire.v1.CancelLoadRequest
+	(*CancelLoadReply)(nil),   // 39: millrace.wire.v1.CancelLoadReply
+	(*LoadProgress)(nil),      // 40: millrace.wire.v1.LoadProgress
+	nil,                       // 41: millrace.wire.v1.Directory.InodesEntry
+	nil,                       // 42: millrace.wire.v1.Directory.MountsEntry
 }
 var file_wire_proto_depIdxs = []int32{
 	3,  // 0: millrace.wire.v1.Entry.object:type_name -> millrace.wire.v1.Object
 	2,  // 1: millrace.wire.v1.Entries.entries:type_name -> millrace.wire.v1.Entry
 	5,  // 2: millrace.wire.v1.Entries.pages:type_name -> millrace.wire.v1.Page
 	6,  // 3: millrace.wire.v1.Entries.directory:type_name -> millrace.wire.v1.Directory
-	39, // 4: millrace.wire.v1.Directory.inodes:type_name -> millrace.wire.v1.Directory.InodesEntry
-	40, // 5: millrace.wire.v1.Directory.mounts:type_name -> millrace.wire.v1.Directory.MountsEntry
+	41, // 4: millrace.wire.v1.Directory.inodes:type_name -> millrace.wire.v1.Directory.InodesEntry
+	42, // 5: millrace.wire.v1.Directory.mounts:type_name -> millrace.wire.v1.Directory.MountsEntry
 	17, // 6: millrace.wire.v1.WatchEvent.members:type_name -> millrace.wire.v1.Members
 	16, // 7: millrace.wire.v1.WatchEvent.invalidations:type_name -> millrace.wire.v1.Invalidation
 	15, // 8: millrace.wire.v1.WatchEvent.directories:type_name -> millrace.wire.v1.DirectoryChange
@@ -2926,18 +3042,20 @@ var file_wire_proto_depIdxs = []int32{
 	9,  // 34: millrace.wire.v1.Master.Revalidate:input_type -> millrace.wire.v1.RevalidateRequest
 	11, // 35: millrace.wire.v1.Master.StatFS:input_type -> millrace.wire.v1.StatFSRequest
 	36, // 36: millrace.wire.v1.Master.Load:input_type -> millrace.wire.v1.LoadRequest
-	34, // 37: millrace.wire.v1.Master.Keep:input_type -> millrace.wire.v1.KeepRequest
-	26, // 38: millrace.wire.v1.Master.Attach:output_type -> millrace.wire.v1.WorkerOrder
-	14, // 39: millrace.wire.v1.Master.Watch:output_type -> millrace.wire.v1.WatchEvent
-	2,  // 40: millrace.wire.v1.Master.Lookup:output_type -> millrace.wire.v1.Entry
-	4,  // 41: millrace.wire.v1.Master.ReadDir:output_type -> millrace.wire.v1.Entries
-	2,  // 42: millrace.wire.v1.Master.Refresh:output_type -> millrace.wire.v1.Entry
-	10, // 43: millrace.wire.v1.Master.Revalidate:output_type -> millrace.wire.v1.RevalidateReply
-	12, // 44: millrace.wire.v1.Master.StatFS:output_type -> millrace.wire.v1.StatFSReply
-	38, // 45: millrace.wire.v1.Master.Load:output_type -> millrace.wire.v1.LoadProgress
-	35, // 46: millrace.wire.v1.Master.Keep:output_type -> millrace.wire.v1.KeepReply
-	38, // [38:47] is the sub-list for method output_type
-	29, // [29:38] is the sub-list for method input_type
+	38, // 37: millrace.wire.v1.Master.CancelLoad:input_type -> millrace.wire.v1.CancelLoadRequest
+	34, // 38: millrace.wire.v1.Master.Keep:input_type -> millrace.wire.v1.KeepRequest
+	26, // 39: millrace.wire.v1.Master.Attach:output_type -> millrace.wire.v1.WorkerOrder
+	14, // 40: millrace.wire.v1.Master.Watch:output_type -> millrace.wire.v1.WatchEvent
+	2,  // 41: millrace.wire.v1.Master.Lookup:output_type -> millrace.wire.v1.Entry
+	4,  // 42: millrace.wire.v1.Master.ReadDir:output_type -> millrace.wire.v1.Entries
+	2,  // 43: millrace.wire.v1.Master.Refresh:output_type -> millrace.wire.v1.Entry
+	10, // 44: millrace.wire.v1.Master.Revalidate:output_type -> millrace.wire.v1.RevalidateReply
+	12, // 45: millrace.wire.v1.Master.StatFS:output_type -> millrace.wire.v1.StatFSReply
+	40, // 46: millrace.wire.v1.Master.Load:output_type -> millrace.wire.v1.LoadProgress
+	39, // 47: millrace.wire.v1.Master.CancelLoad:output_type -> millrace.wire.v1.CancelLoadReply
+	35, // 48: millrace.wire.v1.Master.Keep:output_type -> millrace.wire.v1.KeepReply
+	39, // [39:49] is the sub-list for method output_type
+	29, // [29:39] is the sub-list for method input_type
 	29, // [29:29] is the sub-list for extension type_name
 	29, // [29:29] is the sub-list for extension extendee
 	0,  // [0:29] is the sub-list for field type_name
@@ -2970,7 +3088,7 @@ func file_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_proto_rawDesc), len(file_wire_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   39,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -30,6 +30,7 @@ const (
 	Master_Revalidate_FullMethodName = "/millrace.wire.v1.Master/Revalidate"
 	Master_StatFS_FullMethodName     = "/millrace.wire.v1.Master/StatFS"
 	Master_Load_FullMethodName       = "/millrace.wire.v1.Master/Load"
+	Master_CancelLoad_FullMethodName = "/millrace.wire.v1.Master/CancelLoad"
 	Master_Keep_FullMethodName       = "/millrace.wire.v1.Master/Keep"
 )
 
@@ -60,8 +61,11 @@ type MasterClient interface {
 	// StatFS gives the totals known so far.
 	StatFS(ctx context.Context, in *StatFSRequest, opts ...grpc.CallOption) (*StatFSReply, error)
 	// Load starts or joins the load job with this id and streams its progress
-	// until it ends.
+	// until it ends. The end of the stream does not end the load.
 	Load(ctx context.Context, in *LoadRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LoadProgress], error)
+	// CancelLoad ends a load and answers when it has ended. What it has cached
+	// stays. It may be asked again.
+	CancelLoad(ctx context.Context, in *CancelLoadRequest, opts ...grpc.CallOption) (*CancelLoadReply, error)
 	// Keep pins, unpins or frees what the workers have of files. It may be asked
 	// again.
 	Keep(ctx context.Context, in *KeepRequest, opts ...grpc.CallOption) (*KeepReply, error)
@@ -185,6 +189,16 @@ func (c *masterClient) Load(ctx context.Context, in *LoadRequest, opts ...grpc.C
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Master_LoadClient = grpc.ServerStreamingClient[LoadProgress]
 
+func (c *masterClient) CancelLoad(ctx context.Context, in *CancelLoadRequest, opts ...grpc.CallOption) (*CancelLoadReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CancelLoadReply)
+	err := c.cc.Invoke(ctx, Master_CancelLoad_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *masterClient) Keep(ctx context.Context, in *KeepRequest, opts ...grpc.CallOption) (*KeepReply, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(KeepReply)
@@ -222,8 +236,11 @@ type MasterServer interface {
 	// StatFS gives the totals known so far.
 	StatFS(context.Context, *StatFSRequest) (*StatFSReply, error)
 	// Load starts or joins the load job with this id and streams its progress
-	// until it ends.
+	// until it ends. The end of the stream does not end the load.
 	Load(*LoadRequest, grpc.ServerStreamingServer[LoadProgress]) error
+	// CancelLoad ends a load and answers when it has ended. What it has cached
+	// stays. It may be asked again.
+	CancelLoad(context.Context, *CancelLoadRequest) (*CancelLoadReply, error)
 	// Keep pins, unpins or frees what the workers have of files. It may be asked
 	// again.
 	Keep(context.Context, *KeepRequest) (*KeepReply, error)
@@ -260,6 +277,9 @@ func (UnimplementedMasterServer) StatFS(context.Context, *StatFSRequest) (*StatF
 }
 func (UnimplementedMasterServer) Load(*LoadRequest, grpc.ServerStreamingServer[LoadProgress]) error {
 	return status.Errorf(codes.Unimplemented, "method Load not implemented")
+}
+func (UnimplementedMasterServer) CancelLoad(context.Context, *CancelLoadRequest) (*CancelLoadReply, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method CancelLoad not implemented")
 }
 func (UnimplementedMasterServer) Keep(context.Context, *KeepRequest) (*KeepReply, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method Keep not implemented")
@@ -397,6 +417,24 @@ func _Master_Load_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Master_LoadServer = grpc.ServerStreamingServer[LoadProgress]
 
+func _Master_CancelLoad_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CancelLoadRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MasterServer).CancelLoad(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Master_CancelLoad_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MasterServer).CancelLoad(ctx, req.(*CancelLoadRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Master_Keep_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(KeepRequest)
 	if err := dec(in); err != nil {
@@ -437,6 +475,10 @@ var Master_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "StatFS",
 			Handler:    _Master_StatFS_Handler,
+		},
+		{
+			MethodName: "CancelLoad",
+			Handler:    _Master_CancelLoad_Handler,
 		},
 		{
 			MethodName: "Keep",
