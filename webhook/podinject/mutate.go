@@ -43,7 +43,7 @@ func Mutate(pod *corev1.Pod, facts Facts) (*corev1.Pod, error) {
 	out := pod.DeepCopy()
 	done := pod.Labels[contract.LabelInjectDone] == labelTrue
 	if !done {
-		ready, err := precheck(pod, facts)
+		ready, err := precheck(pod, facts, sidecar)
 		if err != nil {
 			return nil, err
 		}
@@ -71,13 +71,17 @@ func hasDataset(pod *corev1.Pod, facts Facts) bool {
 
 // precheck turns a pod away whose Datasets cannot be mounted, unless it asks
 // to be let through as it is.
-func precheck(pod *corev1.Pod, facts Facts) (ready bool, err error) {
+func precheck(pod *corev1.Pod, facts Facts, sidecar bool) (ready bool, err error) {
 	for _, name := range claimsOf(pod) {
 		claim, relevant := facts.Claims[name]
 		if !relevant {
 			continue
 		}
-		if why := unready(name, claim); why != "" {
+		why := unready(name, claim)
+		if why == "" && sidecar {
+			why = unfit(pod, name)
+		}
+		if why != "" {
 			if pod.Annotations[contract.AnnotationSkipPrecheck] == labelTrue {
 				return false, nil
 			}
@@ -100,6 +104,29 @@ func unready(name string, claim Claim) string {
 		return fmt.Sprintf("Dataset %s is not bound (phase %q): wait with kubectl wait --for=condition=Ready dataset/%s", name, ds.Status.Phase, name)
 	case claim.Client == nil || len(claim.Client.Spec.Containers) == 0:
 		return fmt.Sprintf("Dataset %s has no FUSE client yet: try again when its runtime is ready", name)
+	}
+	return ""
+}
+
+// unfit is why a pod can have no sidecar that mounts a claim; "" if it can.
+// Kubernetes would turn it away as well, or never start it, for reasons that
+// speak of what the sidecar brought along.
+func unfit(pod *corev1.Pod, claim string) string {
+	if pod.Spec.OS != nil && pod.Spec.OS.Name == corev1.Windows {
+		return fmt.Sprintf("a FUSE sidecar cannot mount Dataset %s on Windows: take the label %s off", claim, contract.LabelServerlessFuse)
+	}
+	if pod.Spec.HostUsers != nil && !*pod.Spec.HostUsers {
+		return fmt.Sprintf("a FUSE sidecar cannot mount Dataset %s in a user namespace (hostUsers: false): use label %s, which mounts without a sidecar", claim, contract.LabelServerfulFuse)
+	}
+	for _, v := range pod.Spec.Volumes {
+		if v.PersistentVolumeClaim == nil || v.PersistentVolumeClaim.ClaimName != claim {
+			continue
+		}
+		for _, c := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
+			if slices.ContainsFunc(c.VolumeDevices, func(d corev1.VolumeDevice) bool { return d.Name == v.Name }) {
+				return fmt.Sprintf("container %s uses Dataset %s as a block device: mount it with volumeMounts", c.Name, claim)
+			}
+		}
 	}
 	return ""
 }
@@ -202,6 +229,9 @@ func propagate(pod *corev1.Pod, facts Facts) {
 	eachMount(pod, func(m *corev1.VolumeMount) {
 		if shown[m.Name] {
 			m.MountPropagation = ptr.To(corev1.MountPropagationHostToContainer)
+			// Kubernetes takes it of mounts without propagation only. There is
+			// nothing below to write to: the file system itself is read-only.
+			m.RecursiveReadOnly = nil
 		}
 	})
 }

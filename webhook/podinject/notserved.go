@@ -29,6 +29,9 @@ func NotServed(pod *corev1.Pod) []string {
 	if platform := pod.Annotations[contract.AnnotationPlatform]; sidecar && platform != "" && !strings.EqualFold(platform, "default") {
 		say("%s: platform %q is not known: the sidecar is that of ordinary nodes", contract.AnnotationPlatform, platform)
 	}
+	if sidecar && !usesClusterDNS(pod) {
+		say("the pod does not resolve names by the cluster's DNS, by which the FUSE sidecar finds its cache: set spec.dnsPolicy to %s", corev1.DNSClusterFirstWithHostNet)
+	}
 	if pod.Annotations[contract.AnnotationPrefetch] == labelTrue {
 		say("%s: files are not read ahead by a container of the pod: create a DataLoad of the Dataset", contract.AnnotationPrefetch)
 	}
@@ -44,6 +47,20 @@ func NotServed(pod *corev1.Pod) []string {
 		}
 	}
 	return out
+}
+
+// usesClusterDNS tells whether the names of Services mean something in a pod,
+// as far as its words show it: what dnsConfig names may be the cluster's DNS.
+func usesClusterDNS(pod *corev1.Pod) bool {
+	if pod.Spec.DNSConfig != nil && len(pod.Spec.DNSConfig.Nameservers) > 0 {
+		return true
+	}
+	switch pod.Spec.DNSPolicy {
+	case corev1.DNSClusterFirst, "":
+		return !pod.Spec.HostNetwork
+	default:
+		return pod.Spec.DNSPolicy == corev1.DNSClusterFirstWithHostNet
+	}
 }
 
 // asks tells what the labels of a pod ask for: the FUSE sidecar, and locality
