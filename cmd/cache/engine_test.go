@@ -52,7 +52,7 @@ func TestMain(m *testing.M) {
 }
 
 // patience is for how long a condition may take to come true.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 // engine is a whole cache of real processes over a real directory.
 type engine struct {

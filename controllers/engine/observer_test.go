@@ -87,7 +87,7 @@ func woken(t *testing.T, queue workqueue.TypedRateLimitingInterface[reconcile.Re
 		if req.NamespacedName != data {
 			t.Fatalf("woken for %s", req)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatal("nobody was woken")
 	}
 }

@@ -44,7 +44,7 @@ func TestHealthAndMetricsAreServedWithTheirDataset(t *testing.T) {
 	}}
 	get := func(path string) (int, string) {
 		t.Helper()
-		for deadline := time.Now().Add(30 * time.Second); ; {
+		for deadline := time.Now().Add(2 * time.Minute); ; {
 			resp, err := client.Get("http://x" + path)
 			if err != nil && time.Now().Before(deadline) {
 				continue // it is about to listen

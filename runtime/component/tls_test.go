@@ -124,7 +124,7 @@ func TestAllProcessesOfACacheSpeakTLS(t *testing.T) {
 		}
 	})
 	t.Cleanup(func() { r.Close() })
-	for deadline := time.Now().Add(30 * time.Second); r.Workers() == 0; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); r.Workers() == 0; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("no worker")
 		}

@@ -214,7 +214,7 @@ func TestTheEngineInOneProcess(t *testing.T) {
 	if p := c.load(&wirepb.LoadRequest{Id: "2", Targets: []*wirepb.LoadTarget{{Path: "/", Replicas: 2}}}); p.GetPhase() != contract.LoadComplete {
 		t.Errorf("load of two copies: %v", p)
 	}
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for {
 		sum := c.master.Summary()
 		if len(sum.Workers) == 2 && sum.Workers[0].Complete && sum.Workers[1].Complete && sum.CachedBytes == sum.UFSTotalBytes {

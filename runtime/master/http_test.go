@@ -58,7 +58,7 @@ func TestSummaryIsWatched(t *testing.T) {
 	a := s.attach("a", nil)
 	a.report(&wirepb.WorkerReport{Report: &wirepb.WorkerReport_Usage{Usage: &wirepb.Usage{UsedBytes: 12, CapacityBytes: 2000, Message: "the disk is small"}}})
 	a.report(&wirepb.WorkerReport{Report: &wirepb.WorkerReport_Reads{Reads: &wirepb.ReaderStats{LocalBytes: 3, SourceBytes: 4}}})
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for {
 		sum := next()
 		if sum.Revision <= first.Revision {

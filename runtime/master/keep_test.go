@@ -21,7 +21,7 @@ func (c *cache) do(what string, paths ...string) (got contract.KeepSummary) {
 	server := httptest.NewServer(c.master.Handler(http.NotFoundHandler()))
 	defer server.Close()
 	defer http.DefaultClient.CloseIdleConnections()
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		resp, err := http.Post(server.URL+what+"?"+url.Values{"path": paths}.Encode(), "", nil)
 		if err != nil {
 			c.t.Fatal(err)
@@ -58,7 +58,7 @@ func TestPinsAndFreesReachEveryWorkerAndOutliveIt(t *testing.T) {
 	}
 	members := func(n int) {
 		t.Helper()
-		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(5 * time.Millisecond) {
 			if sum := c.master.Summary(); len(sum.Workers) == n {
 				return
 			} else if time.Now().After(deadline) {

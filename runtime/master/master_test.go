@@ -138,7 +138,7 @@ func newStand(t *testing.T, opts Options, sources map[string]source.Store) *stan
 
 func (s *stand) until(what string, ok func() bool) {
 	s.t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for !ok() {
 		if time.Now().After(deadline) {
 			s.t.Fatalf("never: %s; summary %+v", what, s.Summary())

@@ -28,7 +28,7 @@ func TestProfilesAreServedOnlyWhereAskedAndWhileAsked(t *testing.T) {
 	go func() { ended <- Serve(ctx, "") }()
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 10 * time.Second}
 	page := ""
-	for deadline := time.Now().Add(30 * time.Second); !strings.Contains(page, "goroutine profile"); {
+	for deadline := time.Now().Add(2 * time.Minute); !strings.Contains(page, "goroutine profile"); {
 		if resp, err := client.Get("http://" + address + "/debug/pprof/goroutine?debug=1"); err == nil {
 			data, _ := io.ReadAll(resp.Body)
 			resp.Body.Close()

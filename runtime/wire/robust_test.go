@@ -293,12 +293,12 @@ func TestAClientThatTricklesGarblesOrDoesNotReadLosesItsConnection(t *testing.T)
 			if name == "requests, and reads nothing" {
 				until(t, "nothing is served", func() bool { return s.Connections() == 1 })
 			} else {
-				c.SetReadDeadline(time.Now().Add(30 * time.Second))
+				c.SetReadDeadline(time.Now().Add(2 * time.Minute))
 				if _, err := io.Copy(io.Discard, c); isTimeout(err) {
 					t.Fatal("it keeps its connection")
 				}
 			}
-			for deadline := time.Now().Add(30 * time.Second); s.Connections() > 0; time.Sleep(5 * time.Millisecond) {
+			for deadline := time.Now().Add(2 * time.Minute); s.Connections() > 0; time.Sleep(5 * time.Millisecond) {
 				if time.Now().After(deadline) {
 					t.Fatal("it keeps its connection")
 				}
@@ -332,7 +332,7 @@ func TestAThousandIdleConnectionsAreCheap(t *testing.T) {
 		if _, err := c.Write(request); err != nil {
 			return err
 		}
-		c.SetReadDeadline(time.Now().Add(30 * time.Second))
+		c.SetReadDeadline(time.Now().Add(2 * time.Minute))
 		_, err := io.CopyN(io.Discard, c, answerHeader+1<<20)
 		return err
 	}
@@ -355,7 +355,7 @@ func TestAThousandIdleConnectionsAreCheap(t *testing.T) {
 	if err := use(conns[len(conns)-1]); err != nil {
 		t.Errorf("one that was used lately: %v", err)
 	}
-	conns[0].SetReadDeadline(time.Now().Add(30 * time.Second))
+	conns[0].SetReadDeadline(time.Now().Add(2 * time.Minute))
 	if _, err := conns[0].Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("the one that was idle longest: %v", err)
 	}

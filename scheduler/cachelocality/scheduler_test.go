@@ -27,7 +27,7 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(apitest.Main(m)) }
 
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 // schedule runs a scheduler by the profile until the test ends. Both of the
 // test have their own name, so that they may run side by side.

@@ -99,7 +99,7 @@ func (s *sshd) up(t *testing.T) {
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(30 * time.Second); ; {
+	for deadline := time.Now().Add(2 * time.Minute); ; {
 		c, err := net.DialTimeout("tcp", "127.0.0.1:"+s.port, time.Second)
 		if err == nil {
 			c.Close()
