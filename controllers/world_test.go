@@ -160,11 +160,15 @@ type mastersServer struct {
 	changed chan struct{}
 	said    map[types.NamespacedName]contract.Summary
 	mute    map[types.NamespacedName]bool
-	closed  bool
+	// looks counts the looks that were asked for; blind says why one fails.
+	looks  map[types.NamespacedName]int
+	blind  map[types.NamespacedName]string
+	closed bool
 }
 
 func newMasters() *mastersServer {
-	return &mastersServer{changed: make(chan struct{}), said: map[types.NamespacedName]contract.Summary{}, mute: map[types.NamespacedName]bool{}}
+	return &mastersServer{changed: make(chan struct{}), said: map[types.NamespacedName]contract.Summary{}, mute: map[types.NamespacedName]bool{},
+		looks: map[types.NamespacedName]int{}, blind: map[types.NamespacedName]string{}}
 }
 
 // change edits what a master says and tells every stream.
@@ -205,6 +209,10 @@ func (m *mastersServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		m.change(key, func(s *contract.Summary) { s.Retired = true })
 		return
 	}
+	if "/"+parts[2] == contract.PathRevalidate {
+		m.revalidate(w, key)
+		return
+	}
 	for {
 		m.mu.Lock()
 		summary, mute, changed := m.said[key], m.mute[key] || m.closed, m.changed
@@ -221,6 +229,18 @@ func (m *mastersServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+}
+
+// revalidate answers a look at the sources, and counts it.
+func (m *mastersServer) revalidate(w http.ResponseWriter, key types.NamespacedName) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.looks[key]++
+	if why := m.blind[key]; why != "" {
+		http.Error(w, why, http.StatusBadGateway)
+		return
+	}
+	_ = json.NewEncoder(w).Encode(contract.RevalidateReply{Snapshot: m.said[key].Snapshot})
 }
 
 // eventually asks until there is no error, for a bounded time.

@@ -72,6 +72,9 @@ const (
 	AnnotationPlatform       = "serverless.fluid.io/platform"
 	AnnotationSkipPrecheck   = "sidecar.fluid.io/skip-precheck"
 	AnnotationPrefetch       = "file-prefetcher.fluid.io/inject"
+	// AnnotationRefresh on a Dataset asks for a look at its sources, once for each
+	// value that it is given; the Dataset's status.source.refresh answers.
+	AnnotationRefresh = "cache.millrace.io/refresh"
 	// AnnotationNotServed says what a pod asked of the webhook and did not get.
 	AnnotationNotServed = "cache.millrace.io/not-served"
 )

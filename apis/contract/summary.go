@@ -1,5 +1,7 @@
 package contract
 
+import "time"
+
 // The HTTP interface of a native master, on MasterHTTPPort.
 const (
 	// PathSummary answers GET with one Summary as JSON; with ?watch=true with a
@@ -46,6 +48,11 @@ type KeepSummary struct {
 	PinnedFiles int64 `json:"pinnedFiles,omitempty"`
 }
 
+// RevalidateReply is the answer of PathRevalidate.
+type RevalidateReply struct {
+	Snapshot string `json:"snapshot"`
+}
+
 // Summary is what the native engine tells the controllers of itself. Sizes are
 // bytes.
 type Summary struct {
@@ -53,6 +60,10 @@ type Summary struct {
 	Revision int64 `json:"revision"`
 	// Snapshot names the state of the sources that is served.
 	Snapshot string `json:"snapshot,omitempty"`
+	// LookedAt is when the sources were last looked at from end to end: of the mount
+	// for which that is longest ago, when that look began. It moves with every look
+	// and is no news by itself; zero before every mount was walked by this process.
+	LookedAt time.Time `json:"lookedAt,omitzero"`
 	// MountTable is RuntimeConfig.MountTable of the mounts that are served.
 	MountTable string `json:"mountTable,omitempty"`
 	// MetadataComplete: every mount was walked, so UFSTotalBytes and FileNum are whole.

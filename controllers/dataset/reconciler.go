@@ -108,12 +108,15 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (_ ctrl.Re
 	}
 	s := &round{key: req.NamespacedName, ds: ds}
 	before := ds.DeepCopy()
-	defer func() { err = errors.Join(err, status.Patch(ctx, r.Client, before, ds)) }()
+	defer func() {
+		s.stampLook(before)
+		err = errors.Join(err, status.Patch(ctx, r.Client, before, ds))
+	}()
 
 	if !ds.DeletionTimestamp.IsZero() {
 		return flow.Run(ctx, s, r.refuseWhileInUse, r.deleteRuntime, r.releaseVolume, r.dropFinalizer)
 	}
-	return flow.Run(ctx, s, r.ensureFinalizer, r.findOperations, r.resolveRuntime, r.assess, r.ensureVolume, r.report)
+	return flow.Run(ctx, s, r.ensureFinalizer, r.findOperations, r.resolveRuntime, r.assess, r.ensureVolume, r.report, r.refresh)
 }
 
 func requestsOfMaster(_ context.Context, obj client.Object) []reconcile.Request {

@@ -40,6 +40,7 @@ func (r *Reconciler) report(_ context.Context, s *round) (flow.Outcome, error) {
 	r.reportUpdating(s)
 	st.Phase = s.phase()
 	r.reportCache(s)
+	s.reportSource()
 	return flow.Continue(), nil
 }
 

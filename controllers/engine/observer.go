@@ -40,6 +40,8 @@ type State struct {
 	Since time.Time
 	// Err is why the stream is not open.
 	Err error
+	// Look is the last one at the sources that was asked for.
+	Look Look
 }
 
 // Observer keeps one streaming watch of the Summary of every bound runtime and
@@ -61,6 +63,7 @@ type Observer struct {
 // watched is one watch; its state is guarded by Observer.mu.
 type watched struct {
 	address string
+	ctx     context.Context
 	cancel  context.CancelFunc
 	state   State
 }
@@ -94,7 +97,7 @@ func (o *Observer) Watch(key types.NamespacedName, address string) {
 		return
 	}
 	ctx, cancel := context.WithCancel(o.ctx)
-	w := &watched{address: address, cancel: cancel, state: State{Since: time.Now()}}
+	w := &watched{address: address, ctx: ctx, cancel: cancel, state: State{Since: time.Now()}}
 	if old != nil {
 		old.cancel()
 		w.state.Summary, w.state.Received = old.state.Summary, old.state.Received
@@ -211,7 +214,8 @@ func (o *Observer) receive(key types.NamespacedName, w *watched, s contract.Summ
 		w.state.Connected, w.state.Since = true, w.state.Received
 		o.log.V(1).Info("master is heard", "runtime", key)
 	}
-	s.Revision = before.Summary.Revision
+	// A look at the sources that found nothing new is no news.
+	s.Revision, s.LookedAt = before.Summary.Revision, before.Summary.LookedAt
 	if !before.Connected || !reflect.DeepEqual(s, before.Summary) {
 		o.wake(key)
 	}

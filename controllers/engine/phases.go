@@ -76,8 +76,26 @@ func (r *Reconciler) complete(s *round) {
 	d.Sources.UseHadoopConfig(d.HadoopConfig)
 	d.Exclusive = ds.Spec.PlacementMode != datav1alpha1.ShareMode
 	d.WorkerTolerations = ds.Spec.Tolerations
+	if ttl := lookInterval(ds.Spec.MetadataSyncPolicy); ttl != "" {
+		d.Worker.Options = merged(d.Worker.Options, map[string]string{contract.OptionMetadataTTL: ttl})
+	}
 	if ds.Spec.NodeAffinity != nil {
 		d.WorkerNodes = ds.Spec.NodeAffinity.Required
+	}
+}
+
+// never is how long a source that is only looked at on request is left alone.
+const never = 10 * 365 * 24 * time.Hour
+
+// lookInterval is option metadata.ttl as a Dataset wants it; "" if it does not say.
+func lookInterval(p *datav1alpha1.DatasetSyncPolicy) string {
+	switch {
+	case p == nil:
+		return ""
+	case p.AutoSync != nil && !*p.AutoSync:
+		return never.String()
+	default:
+		return p.Interval
 	}
 }
 

@@ -52,7 +52,7 @@ func (m *Master) serveRevalidate(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, status.Convert(err).Message(), http.StatusBadGateway)
 	default:
 		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(map[string]string{"snapshot": namespace.RecordOf(reply.GetSnapshot()).String()})
+		_ = json.NewEncoder(w).Encode(contract.RevalidateReply{Snapshot: namespace.RecordOf(reply.GetSnapshot()).String()})
 	}
 }
 

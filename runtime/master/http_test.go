@@ -174,5 +174,12 @@ func TestSourcesAreLookedAtOnDemand(t *testing.T) {
 	if got := s.Summary().UFSTotalBytes; got != someBytes+1000 {
 		t.Errorf("%d bytes", got)
 	}
+	looked := s.Summary().LookedAt
+	if looked.IsZero() || looked.After(time.Now()) {
+		t.Errorf("looked at %s", looked)
+	}
 	ask("?path=/nowhere", http.StatusNotFound)
+	if ask("", http.StatusOK); s.Summary().LookedAt.Before(looked) {
+		t.Errorf("looked at %s, and at %s before", s.Summary().LookedAt, looked)
+	}
 }

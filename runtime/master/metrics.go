@@ -20,6 +20,7 @@ var (
 	descWorkerCached = desc("worker_cached_bytes", "Bytes of the current snapshot that a worker holds.", "worker", "node")
 	descWorkerUsed   = desc("worker_used_bytes", "Bytes that a worker uses of its quota.", "worker", "node")
 	descMountReady   = desc("mount_ready", "1 when the source of a mount answers.", "path", "reason")
+	descLooked       = desc("source_looked_timestamp_seconds", "Unix time at which the sources were last looked at from end to end; 0 before every one was.")
 	descMountBytes   = desc("mount_bytes", "Bytes of the files of a mount.", "path")
 	descReads        = desc("read_bytes_total", "Bytes given to readers, by where they came from: local, remote (a peer) or source.", "from")
 	descLoads        = desc("loads", "Load jobs that run or ended in the last ten minutes, by phase.", "phase")
@@ -40,7 +41,7 @@ var _ prometheus.Collector = (*Master)(nil)
 func (m *Master) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descBytes, descFiles, descComplete, descCached, descCapacity, descWorkers, descWorkerCached, descWorkerUsed,
-		descMountReady, descMountBytes, descReads, descLoads, descLoadBytes,
+		descLooked, descMountReady, descMountBytes, descReads, descLoads, descLoadBytes,
 		descEntries, descAsked, descAskedInVain, descStale, descSaves, descSaveErrors, descRestored, descDiscarded,
 	} {
 		ch <- d
@@ -61,6 +62,11 @@ func (m *Master) Collect(ch chan<- prometheus.Metric) {
 	gauge(descFiles, float64(s.FileNum))
 	gauge(descComplete, truth(s.MetadataComplete))
 	gauge(descCached, float64(s.CachedBytes))
+	looked := 0.0
+	if !s.LookedAt.IsZero() {
+		looked = float64(s.LookedAt.Unix())
+	}
+	gauge(descLooked, looked)
 	gauge(descCapacity, float64(s.CapacityBytes))
 	gauge(descWorkers, float64(len(s.Workers)))
 	for _, w := range s.Workers {

@@ -29,6 +29,7 @@ func (m *Master) Summary() contract.Summary {
 	for _, state := range states {
 		s.Mounts = append(s.Mounts, mountSummary(state))
 	}
+	s.LookedAt = lookedAt(states)
 	s.CachedBytes = m.ledger.cachedBytes()
 	s.Reads = contract.ReadSummary{
 		LocalBytes: m.reads.local.Load(), RemoteBytes: m.reads.remote.Load(), SourceBytes: m.reads.source.Load(),
@@ -57,6 +58,16 @@ func (m *Master) Summary() contract.Summary {
 	}
 	slices.SortFunc(s.Loads, func(a, b contract.LoadSummary) int { return strings.Compare(a.ID, b.ID) })
 	return s
+}
+
+// lookedAt is when the sources were last looked at: the least of the mounts.
+func lookedAt(states []namespace.MountState) (first time.Time) {
+	for i, state := range states {
+		if i == 0 || state.Looked.Before(first) {
+			first = state.Looked
+		}
+	}
+	return first.UTC().Truncate(time.Second)
 }
 
 // refusal is why a path does not have the source that it should have.

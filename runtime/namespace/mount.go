@@ -44,6 +44,7 @@ type mount struct {
 	err          error // of the last look at the source
 	note         string
 	walked       bool
+	looked       time.Time // when the last whole walk began
 	files, bytes int64
 }
 
@@ -323,7 +324,7 @@ func (t *Tree) MountStates() []MountState {
 	for _, m := range t.mounts {
 		states = append(states, MountState{
 			Path: m.Path, URI: m.URI, Err: m.err, Tried: m.tried, Note: m.note,
-			Walked: m.walked, Files: m.files, Bytes: m.bytes,
+			Walked: m.walked, Looked: m.looked, Files: m.files, Bytes: m.bytes,
 		})
 	}
 	slices.SortFunc(states, func(a, b MountState) int { return strings.Compare(a.Path, b.Path) })

@@ -136,7 +136,9 @@ type MountState struct {
 	// Note tells of directories that had to be left out of the walk.
 	Note string
 	// Walked: Files and Bytes are of a whole walk.
-	Walked       bool
+	Walked bool
+	// Looked is when the last whole walk began; zero before there was one.
+	Looked       time.Time
 	Files, Bytes int64
 }
 

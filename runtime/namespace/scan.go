@@ -112,6 +112,14 @@ func (t *Tree) eachMount(e Entry, path string, visit func(m *mount, rel string) 
 // scan walks one directory of a mount to all its depth. The note names what
 // had to be left out because the source does not let us see it.
 func (t *Tree) scan(ctx context.Context, m *mount, rel string) (note string, err error) {
+	began := time.Now()
+	defer func() {
+		if err == nil && rel == "" {
+			t.mu.Lock()
+			defer t.mu.Unlock()
+			m.looked = began
+		}
+	}()
 	store, err := m.opened(ctx)
 	if err != nil {
 		return "", err

@@ -80,6 +80,8 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &datav1alpha1.DatasetSpecApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("DatasetStatus"):
 		return &datav1alpha1.DatasetStatusApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("DatasetSyncPolicy"):
+		return &datav1alpha1.DatasetSyncPolicyApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("DatasetToMigrate"):
 		return &datav1alpha1.DatasetToMigrateApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("DataToMigrate"):
@@ -136,6 +138,8 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &datav1alpha1.ProcessMemoryTierApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("Processor"):
 		return &datav1alpha1.ProcessorApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("RefreshState"):
+		return &datav1alpha1.RefreshStateApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("RequireTerm"):
 		return &datav1alpha1.RequireTermApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("Runtime"):
@@ -166,6 +170,8 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &datav1alpha1.SecretKeySelectorApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("SecretMountDependency"):
 		return &datav1alpha1.SecretMountDependencyApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("SourceState"):
+		return &datav1alpha1.SourceStateApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("TargetDataset"):
 		return &datav1alpha1.TargetDatasetApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("TargetDatasetWithMountPath"):

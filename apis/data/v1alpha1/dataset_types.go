@@ -170,6 +170,23 @@ type MetadataSyncPolicy struct {
 	AutoSync *bool `json:"autoSync,omitempty"`
 }
 
+// DatasetSyncPolicy says when the sources of a Dataset are looked at again.
+type DatasetSyncPolicy struct {
+	// autoSync looks at the sources by itself, every interval; true by default. If
+	// it is false, they are looked at when annotation cache.millrace.io/refresh of
+	// the Dataset gets another value, when its mounts change, and when the master
+	// starts.
+	// +optional
+	AutoSync *bool `json:"autoSync,omitempty"`
+	// interval between two looks, such as 10m; it wins over option metadata.ttl of
+	// the runtime, whose default is 60s. A source that takes long to walk is walked
+	// less often: for at most a twentieth of the time.
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('1s') && duration(self) <= duration('8760h')",message="interval must be 1s to 8760h: write it as 30s, 10m or 12h"
+	// +optional
+	Interval string `json:"interval,omitempty"`
+}
+
 // DatasetSpec is what its user wants of a Dataset.
 type DatasetSpec struct {
 	// mounts of the Dataset; one path each.
@@ -215,6 +232,10 @@ type DatasetSpec struct {
 	// +listType=atomic
 	// +optional
 	SharedEncryptOptions []EncryptOption `json:"sharedEncryptOptions,omitempty"`
+	// metadataSyncPolicy says when changes of the sources are noticed. Fluid has
+	// it not.
+	// +optional
+	MetadataSyncPolicy *DatasetSyncPolicy `json:"metadataSyncPolicy,omitempty"`
 }
 
 // HCFS is an endpoint for Hadoop's file system interface.
@@ -249,6 +270,46 @@ const (
 
 // CacheStateList is what people read of the cache, as text.
 type CacheStateList map[CacheStateName]string
+
+// RefreshState answers a look at the sources that was asked for.
+type RefreshState struct {
+	// token is the value of annotation cache.millrace.io/refresh that is answered.
+	// +kubebuilder:validation:MaxLength=256
+	Token string `json:"token"`
+	// time at which the look had ended.
+	// +optional
+	Time metav1.Time `json:"time,omitempty"`
+	// succeeded is true when every source was looked at from end to end.
+	Succeeded bool `json:"succeeded"`
+	// message says what was found, or why a source could not be looked at.
+	// +kubebuilder:validation:MaxLength=1024
+	// +optional
+	Message string `json:"message,omitempty"`
+}
+
+// SourceState says which state of the sources is served, and since when.
+type SourceState struct {
+	// snapshot names the state of all sources that is served: it is another one
+	// whenever a file came, went or changed, and only then. Empty until every
+	// source was walked once.
+	// +kubebuilder:validation:MaxLength=128
+	// +optional
+	Snapshot string `json:"snapshot,omitempty"`
+	// snapshotTime is when that state was first seen.
+	// +optional
+	SnapshotTime *metav1.Time `json:"snapshotTime,omitempty"`
+	// lookedTime is when the last look at all sources, from end to end, began that
+	// was known when this status was last written for another reason: a look that
+	// finds nothing new writes nothing. While condition Ready is true, the sources
+	// are looked at every spec.metadataSyncPolicy.interval since; metric
+	// millrace_source_looked_timestamp_seconds of the master has the time itself.
+	// +optional
+	LookedTime *metav1.Time `json:"lookedTime,omitempty"`
+	// refresh answers the last look that was asked for by annotation
+	// cache.millrace.io/refresh.
+	// +optional
+	Refresh *RefreshState `json:"refresh,omitempty"`
+}
 
 // DatasetStatus is what was seen of a Dataset.
 type DatasetStatus struct {
@@ -295,6 +356,9 @@ type DatasetStatus struct {
 	// +listType=atomic
 	// +optional
 	DatasetRef []string `json:"datasetRef,omitempty"`
+	// source says which state of the sources is served, and when they were looked at.
+	// +optional
+	Source *SourceState `json:"source,omitempty"`
 	// observedGeneration of the spec that this status speaks of.
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`

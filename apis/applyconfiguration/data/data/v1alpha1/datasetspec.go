@@ -20,6 +20,7 @@ type DatasetSpecApplyConfiguration struct {
 	DataRestoreLocation  *DataRestoreLocationApplyConfiguration   `json:"dataRestoreLocation,omitempty"`
 	SharedOptions        map[string]string                        `json:"sharedOptions,omitempty"`
 	SharedEncryptOptions []EncryptOptionApplyConfiguration        `json:"sharedEncryptOptions,omitempty"`
+	MetadataSyncPolicy   *DatasetSyncPolicyApplyConfiguration     `json:"metadataSyncPolicy,omitempty"`
 }
 
 // DatasetSpecApplyConfiguration constructs a declarative configuration of the DatasetSpec type for use with
@@ -130,5 +131,13 @@ func (b *DatasetSpecApplyConfiguration) WithSharedEncryptOptions(values ...*Encr
 		}
 		b.SharedEncryptOptions = append(b.SharedEncryptOptions, *values[i])
 	}
+	return b
+}
+
+// WithMetadataSyncPolicy sets the MetadataSyncPolicy field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the MetadataSyncPolicy field is set to the value of the last call.
+func (b *DatasetSpecApplyConfiguration) WithMetadataSyncPolicy(value *DatasetSyncPolicyApplyConfiguration) *DatasetSpecApplyConfiguration {
+	b.MetadataSyncPolicy = value
 	return b
 }

@@ -22,6 +22,7 @@ type DatasetStatusApplyConfiguration struct {
 	DataBackupRef      *string                          `json:"dataBackupRef,omitempty"`
 	OperationRef       map[string]string                `json:"operationRef,omitempty"`
 	DatasetRef         []string                         `json:"datasetRef,omitempty"`
+	Source             *SourceStateApplyConfiguration   `json:"source,omitempty"`
 	ObservedGeneration *int64                           `json:"observedGeneration,omitempty"`
 }
 
@@ -147,6 +148,14 @@ func (b *DatasetStatusApplyConfiguration) WithDatasetRef(values ...string) *Data
 	for i := range values {
 		b.DatasetRef = append(b.DatasetRef, values[i])
 	}
+	return b
+}
+
+// WithSource sets the Source field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the Source field is set to the value of the last call.
+func (b *DatasetStatusApplyConfiguration) WithSource(value *SourceStateApplyConfiguration) *DatasetStatusApplyConfiguration {
+	b.Source = value
 	return b
 }
 
