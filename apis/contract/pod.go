@@ -24,8 +24,10 @@ const (
 	EnvNodeName = "MILLRACE_NODE_NAME"
 	EnvPodName  = "MILLRACE_POD_NAME"
 	EnvPodIP    = "MILLRACE_POD_IP"
-	// EnvLoadID names a load job to the master: the DataLoad's UID. A loader
-	// that is restarted joins the job with the same id.
+	// EnvLoadID names a load job to the master: the DataLoad's UID, or of one that
+	// runs more than once <UID>-<run>. A loader that is restarted joins the job
+	// with the same id. A load whose id begins with a UID is cancelled when there
+	// is no such DataLoad, so others take other ids.
 	EnvLoadID = "MILLRACE_LOAD_ID"
 	// EnvMasterAddress overrides where the master's gRPC is (host:port).
 	EnvMasterAddress = "MILLRACE_MASTER_ADDRESS"

@@ -145,6 +145,7 @@ func addControllers(ctx context.Context, mgr ctrl.Manager, f *flags, decided *co
 		func() error {
 			return dataload.SetupWithManager(mgr, observer, dataload.Options{NativeImage: f.nativeImage, PullPolicy: pull})
 		},
+		func() error { return dataload.SetupCanceller(mgr, observer) },
 		func() error { return locality.SetupWithManager(mgr, observer) },
 		func() error { return notsupported.SetupWithManager(mgr) },
 	} {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"reflect"
 	"sync"
 	"time"
@@ -135,7 +136,8 @@ func (o *Observer) State(key types.NamespacedName) State {
 
 // Source wakes a controller when the Summary of a runtime changed or its master
 // was lost or found. Without requests the controller gets the runtime's own
-// name, which is the Dataset's too.
+// name, which is the Dataset's too. Masters that are heard when the controller
+// starts wake it as well.
 func (o *Observer) Source(requests func(types.NamespacedName) []reconcile.Request) source.Source {
 	if requests == nil {
 		requests = func(key types.NamespacedName) []reconcile.Request {
@@ -146,6 +148,13 @@ func (o *Observer) Source(requests func(types.NamespacedName) []reconcile.Reques
 		o.mu.Lock()
 		defer o.mu.Unlock()
 		o.listeners = append(o.listeners, listener{queue: queue, requests: requests})
+		for key, w := range o.watches {
+			if w.state.Connected {
+				for _, req := range requests(key) {
+					queue.Add(req)
+				}
+			}
+		}
 		return nil
 	})
 }
@@ -245,21 +254,39 @@ func (o *Observer) wake(key types.NamespacedName) {
 	}
 }
 
+// CancelLoad has the master of a runtime end a load, for good.
+func (o *Observer) CancelLoad(ctx context.Context, key types.NamespacedName, id, reason string) error {
+	o.mu.Lock()
+	w := o.watches[key]
+	o.mu.Unlock()
+	if w == nil {
+		return fmt.Errorf("cancel load %s of %s: its master is not known", id, key)
+	}
+	return o.post(ctx, "cancel load "+id, w.address+contract.PathCancelLoad+"?"+url.Values{"id": {id}, "reason": {reason}}.Encode())
+}
+
 // Retire asks a master to have its workers drop their files and stop caching.
 func (o *Observer) Retire(ctx context.Context, address string) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	return o.post(ctx, "retire cache", address+contract.PathRetire)
+}
+
+// masterAnswer is how long a master may take to do what it is asked for.
+const masterAnswer = 5 * time.Second
+
+func (o *Observer) post(ctx context.Context, what, address string) error {
+	ctx, cancel := context.WithTimeout(ctx, masterAnswer)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address+contract.PathRetire, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address, nil)
 	if err != nil {
-		return fmt.Errorf("retire cache at %s: %w", address, err)
+		return fmt.Errorf("%s at %s: %w", what, address, err)
 	}
 	resp, err := o.http.Do(req)
 	if err != nil {
-		return fmt.Errorf("retire cache: %w", err)
+		return fmt.Errorf("%s: %w", what, err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode/100 != 2 {
-		return fmt.Errorf("retire cache at %s: %s", address, resp.Status)
+		return fmt.Errorf("%s at %s: %s", what, address, resp.Status)
 	}
 	return nil
 }
