@@ -79,6 +79,8 @@ type Summary struct {
 	Reads         ReadSummary     `json:"reads"`
 	Loads         []LoadSummary   `json:"loads,omitempty"`
 	Retired       bool            `json:"retired,omitempty"`
+	// Engine is set by an engine that is not ours.
+	Engine *EngineSummary `json:"engine,omitempty"`
 }
 
 // Reasons why a mount is not served.

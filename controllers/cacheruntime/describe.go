@@ -11,7 +11,15 @@ import (
 	"github.com/millrace/millrace/controllers/engine"
 )
 
-// describe turns a runtime and its class into the engine's words.
+// Describe turns a runtime and its class into the engine's words.
+func Describe(rt *datav1alpha1.CacheRuntime, class *datav1alpha1.CacheRuntimeClass, options Options) *engine.Description {
+	if native(class) {
+		return describe(rt, class, options)
+	}
+	return describeForeign(rt, class, options)
+}
+
+// describe turns a runtime of the native engine into its words.
 func describe(rt *datav1alpha1.CacheRuntime, class *datav1alpha1.CacheRuntimeClass, options Options) *engine.Description {
 	topology := class.Topology
 	if topology == nil {
@@ -27,7 +35,7 @@ func describe(rt *datav1alpha1.CacheRuntime, class *datav1alpha1.CacheRuntimeCla
 		d.Worker.Replicas = 0
 	}
 	d.Worker.Tiers = tiers(rt.Spec.Worker.TieredStore.Levels)
-	d.NotServed = notServedOf(class, topology)
+	d.NotServed = append(notServedOf(class, topology), notServed(&rt.Spec)...)
 	return d
 }
 
@@ -116,9 +124,11 @@ func tiers(levels []datav1alpha1.CacheLevel) []engine.Tier {
 	return out
 }
 
-// NotServed names the fields that the native engine has no use for.
-func (k *kind) NotServed(runtime client.Object) []string {
-	spec := &runtime.(*datav1alpha1.CacheRuntime).Spec
+// NotServed: what has no meaning depends on the class, so the Description says it.
+func (k *kind) NotServed(client.Object) []string { return nil }
+
+// notServed names the fields that the native engine has no use for.
+func notServed(spec *datav1alpha1.CacheRuntimeSpec) []string {
 	var out []string
 	name := func(field string, set bool) {
 		if set {

@@ -1,6 +1,6 @@
-// Package cacheruntime serves CacheRuntimes of the native class. What a
-// CacheRuntime and its class say is turned into an engine.Description; the
-// shared engine.Reconciler does the rest.
+// Package cacheruntime serves CacheRuntimes, of the native class and of those of
+// other engines. What a CacheRuntime and its class say is turned into an
+// engine.Description; the shared engine.Reconciler does the rest.
 package cacheruntime
 
 import (
@@ -24,7 +24,8 @@ import (
 type Options struct {
 	engine.Options
 	// NativeImage and PullPolicy are used where neither the class nor the
-	// runtime names an image.
+	// runtime of the native engine names an image, and for the helpers in the
+	// pods of other engines.
 	NativeImage string
 	PullPolicy  corev1.PullPolicy
 }
@@ -63,12 +64,7 @@ func (k *kind) Describe(ctx context.Context, runtime client.Object) (*engine.Des
 	} else if err != nil {
 		return nil, fmt.Errorf("read class %s: %w", rt.Spec.RuntimeClassName, err)
 	}
-	if class.FileSystemType != contract.FuseMountType && class.FileSystemType != contract.NativeClass {
-		return nil, &engine.Problem{Reason: engine.ReasonEngine, Message: fmt.Sprintf(
-			"CacheRuntimeClass %s is of an engine with file system %s, which this version does not drive: name class %s in spec.runtimeClassName",
-			class.Name, class.FileSystemType, contract.NativeClass)}
-	}
-	return describe(rt, class, k.options), nil
+	return Describe(rt, class, k.options), nil
 }
 
 func (k *kind) runtimesOfClass(ctx context.Context, class client.Object) []reconcile.Request {

@@ -37,8 +37,8 @@ func volumeMeta(ds *datav1alpha1.Dataset, namespace, name string) metav1.ObjectM
 	}
 }
 
-// desiredPV is the volume that the CSI plugin serves.
-func desiredPV(ds *datav1alpha1.Dataset, name, mountRoot string, t contract.RuntimeType) *corev1.PersistentVolume {
+// desiredPV is the volume that the CSI plugin serves, of a type of file system.
+func desiredPV(ds *datav1alpha1.Dataset, name, mountRoot string, t contract.RuntimeType, fileSystem string) *corev1.PersistentVolume {
 	return &corev1.PersistentVolume{
 		ObjectMeta: volumeMeta(ds, "", name),
 		Spec: corev1.PersistentVolumeSpec{
@@ -52,7 +52,7 @@ func desiredPV(ds *datav1alpha1.Dataset, name, mountRoot string, t contract.Runt
 				Driver: contract.CSIDriver, VolumeHandle: name,
 				VolumeAttributes: map[string]string{
 					contract.AttrFluidPath:        contract.FuseMountPath(mountRoot, t, ds.Namespace, ds.Name),
-					contract.AttrMountType:        contract.FuseMountType,
+					contract.AttrMountType:        fileSystem,
 					contract.AttrRuntimeNamespace: ds.Namespace,
 					contract.AttrRuntimeName:      ds.Name,
 					contract.AttrFuseNodeLabel:    contract.FuseNodeLabel(ds.Namespace, ds.Name, string(ds.UID)),

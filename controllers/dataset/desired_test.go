@@ -27,7 +27,7 @@ func TestVolumesAreAsRecorded(t *testing.T) {
 	var got bytes.Buffer
 	for _, ds := range []*datav1alpha1.Dataset{plain, long} {
 		name := contract.PVName(ds.Namespace, ds.Name)
-		for _, obj := range []any{desiredPV(ds, name, "/runtime-mnt", contract.RuntimeAlluxio), desiredPVC(ds, name)} {
+		for _, obj := range []any{desiredPV(ds, name, "/runtime-mnt", contract.RuntimeAlluxio, contract.FuseMountType), desiredPVC(ds, name)} {
 			text, err := yaml.Marshal(obj)
 			if err != nil {
 				t.Fatal(err)

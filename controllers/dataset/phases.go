@@ -5,11 +5,9 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -91,17 +89,8 @@ func (r *Reconciler) resolveRuntime(ctx context.Context, s *round) (flow.Outcome
 	}
 	s.runtime = &runtimes[0]
 	s.state = r.observer.State(s.key)
-	master := &appsv1.StatefulSet{}
-	err = r.Get(ctx, types.NamespacedName{Namespace: s.key.Namespace, Name: contract.MasterName(s.key.Name)}, master)
-	if client.IgnoreNotFound(err) != nil {
-		return flow.Wait(), fmt.Errorf("read master of %s: %w", s.key, err)
-	}
-	if err == nil && engine.RolledOut(master) {
-		// What is not a number is of another make: nothing is served yet.
-		s.served, _ = strconv.ParseInt(master.Annotations[engine.AnnotationDatasetGeneration], 10, 64)
-		s.table = master.Annotations[engine.AnnotationMountTable]
-	}
-	return flow.Continue(), nil
+	s.made, err = engine.MadeFor(ctx, r.Client, s.key)
+	return flow.Continue(), err
 }
 
 // assess finds why the Dataset is not ready, if it is not.
@@ -141,13 +130,15 @@ func (s *round) trouble() *engine.Problem {
 		return &engine.Problem{Reason: engine.ReasonMasterNotReady, Message: fmt.Sprintf("the %s runtime %s is being set up", s.runtime.Type, s.key.Name)}
 	case ready.Status != metav1.ConditionTrue:
 		return &engine.Problem{Reason: ready.Reason, Message: fmt.Sprintf("runtime %s: %s", s.key.Name, ready.Message)}
-	case s.served < s.ds.Generation:
+	case s.made.Generation < s.ds.Generation:
 		return &engine.Problem{Reason: engine.ReasonUpdating, Message: "the cache is being told of the changed Dataset"}
+	case s.made.Mute:
+		return nil
 	case !s.state.Connected:
 		return &engine.Problem{Reason: reasonUnheard, Message: fmt.Sprintf("the master of runtime %s is not heard yet: see pod %s-0%s", s.key.Name, contract.MasterName(s.key.Name), because(s.state.Err))}
 	}
 	// An engine of another make does not name its mounts.
-	if serves := s.state.Summary.MountTable; serves != "" && serves != s.table {
+	if serves := s.state.Summary.MountTable; serves != "" && serves != s.made.MountTable {
 		return &engine.Problem{Reason: engine.ReasonUpdating, Message: "the cache is being told of the changed mounts; what it served before is served until then"}
 	}
 	return s.mountTrouble()
@@ -246,7 +237,7 @@ func (r *Reconciler) makeVolume(ctx context.Context, s *round) (flow.Outcome, er
 		_, err := r.applier.Delete(ctx, &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: name}}, s.mine)
 		return flow.Continue(), err
 	}
-	if err := r.applier.Apply(ctx, desiredPV(s.ds, name, r.mountRoot, s.runtime.Type), s.mine); err != nil {
+	if err := r.applier.Apply(ctx, desiredPV(s.ds, name, r.mountRoot, s.runtime.Type, s.made.FileSystem), s.mine); err != nil {
 		return flow.Wait(), err
 	}
 	return flow.Continue(), r.applier.Apply(ctx, desiredPVC(s.ds, name), s.mine)

@@ -60,6 +60,7 @@ func SetupWithManager(mgr ctrl.Manager, observer *engine.Observer, mountRoot str
 		For(&datav1alpha1.Dataset{}, builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}, datasetRefChanged()))).
 		Watches(&datav1alpha1.Dataset{}, handler.EnqueueRequestsFromMapFunc(requestsOfReferrer), builder.WithPredicates(onlyDeletions())).
 		Watches(&appsv1.StatefulSet{}, handler.EnqueueRequestsFromMapFunc(requestsOfMaster)).
+		Watches(&corev1.ConfigMap{}, handler.EnqueueRequestsFromMapFunc(requestsOfMute)).
 		Watches(&corev1.PersistentVolumeClaim{}, byName).
 		Watches(&corev1.PersistentVolume{}, handler.EnqueueRequestsFromMapFunc(requestsOfVolume)).
 		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(engine.RequestsOfPod), builder.WithPredicates(engine.PodMatters())).
@@ -88,11 +89,8 @@ type round struct {
 	runtime *engine.Runtime
 	// unserved is the kind of a runtime that nothing here serves; "" if there is none.
 	unserved string
-	// served is the generation of the Dataset that the master was made for,
-	// once its pods are of that make; 0 before.
-	served int64
-	// table names the mounts that the master is to serve.
-	table string
+	// made is what the runtime's objects were made for.
+	made  engine.Made
 	state engine.State
 	// problem is why the Dataset is not ready; nil when it is.
 	problem *engine.Problem
@@ -125,6 +123,15 @@ func requestsOfMaster(_ context.Context, obj client.Object) []reconcile.Request 
 		return nil
 	}
 	return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: obj.GetNamespace(), Name: runtime}}}
+}
+
+// requestsOfMute is the Dataset of an engine that nobody speaks for: what it was
+// made for is only in its configuration.
+func requestsOfMute(_ context.Context, obj client.Object) []reconcile.Request {
+	if obj.GetAnnotations()[engine.AnnotationMute] == "" {
+		return nil
+	}
+	return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: obj.GetNamespace(), Name: obj.GetLabels()[contract.LabelCacheRuntime]}}}
 }
 
 func requestsOfVolume(_ context.Context, obj client.Object) []reconcile.Request {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -17,7 +16,6 @@ import (
 	"github.com/millrace/millrace/apis/contract"
 	datav1alpha1 "github.com/millrace/millrace/apis/data/v1alpha1"
 	"github.com/millrace/millrace/controllers/engine"
-	"github.com/millrace/millrace/controllers/internal/bytesize"
 	"github.com/millrace/millrace/controllers/internal/conditions"
 	"github.com/millrace/millrace/controllers/internal/flow"
 )
@@ -144,18 +142,23 @@ func (r *Reconciler) reportCache(s *round) {
 		st.CacheStates, st.UfsTotal, st.FileNum, st.HCFSStatus, st.Mounts = nil, "", "", nil, nil
 		r.metrics.forget(s.key)
 		return
+	case s.made.Mute:
+		st.CacheStates = engine.MuteCacheStates()
+		st.UfsTotal, st.FileNum, _ = engine.Totals(nil)
+		return
 	case !s.state.Connected:
 		return
 	}
 	summary := &s.state.Summary
 	st.CacheStates = engine.CacheStates(summary)
-	if !summary.MetadataComplete {
+	ufsTotal, fileNum, known := engine.Totals(summary)
+	if !known {
 		if st.UfsTotal == "" {
 			st.UfsTotal, st.FileNum = datav1alpha1.MetadataSyncCalculating, datav1alpha1.MetadataSyncCalculating
 		}
 		return
 	}
-	st.UfsTotal, st.FileNum = bytesize.Format(summary.UFSTotalBytes), strconv.FormatInt(summary.FileNum, 10)
+	st.UfsTotal, st.FileNum = ufsTotal, fileNum
 	r.metrics.set(s.key, summary.UFSTotalBytes, summary.FileNum)
 }
 

@@ -8,7 +8,7 @@ import (
 	"github.com/millrace/millrace/apis/contract"
 )
 
-// Description is a native runtime in the engine's own words: what every kind of
+// Description is a runtime in the engine's own words: what every kind of
 // runtime is turned into, together with its Dataset.
 type Description struct {
 	Type      contract.RuntimeType
@@ -44,6 +44,9 @@ type Description struct {
 
 	Master, Worker, Client Component
 
+	// Foreign is set for an engine that is not ours.
+	Foreign *Foreign
+
 	// NotServed names fields beside the runtime that do nothing.
 	NotServed []string
 }
@@ -78,8 +81,13 @@ type Component struct {
 	Tolerations  []corev1.Toleration
 	// Template is what the rest lies over.
 	Template corev1.PodTemplateSpec
-	// Tiers of the cache from fast to slow; workers only.
+	// Tiers of the cache from fast to slow; workers, and clients that are not ours.
 	Tiers []Tier
+
+	// Of an engine that is not ours: Absent components are not run, NoService ones
+	// have no name of their own, NoSecrets ones do not see those of the sources.
+	Absent, NoService, NoSecrets bool
+	ExtraMounts                  []ExtraMount
 }
 
 // Tier is one level of a cache.
@@ -144,7 +152,6 @@ const (
 	ReasonDatasetNotFound  = "DatasetNotFound"
 	ReasonConflict         = "RuntimeConflict"
 	ReasonClassNotFound    = "ClassNotFound"
-	ReasonEngine           = "EngineNotSupported"
 	ReasonInvalid          = "InvalidSpec"
 	ReasonSecretNotFound   = "SecretNotFound"
 	ReasonSecretKey        = "SecretKeyNotFound"

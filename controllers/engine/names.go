@@ -17,6 +17,9 @@ const (
 	// AnnotationMountTable on the master's StatefulSet names the mounts that the
 	// engine is to serve, as its Summary names those that it serves.
 	AnnotationMountTable = "cache.millrace.io/mount-table"
+	// AnnotationMute on the ConfigMap of an engine that is not ours says that
+	// nobody tells how it is.
+	AnnotationMute = "cache.millrace.io/mute"
 	// AnnotationTold on pods says of which mounts, and when, their kubelet was
 	// told; that it changes is what tells it.
 	AnnotationTold = "cache.millrace.io/told"
@@ -37,8 +40,11 @@ func (d *Description) objectName(c contract.ComponentType) string {
 	}
 }
 
-// serviceName is the name of a component's headless Service.
+// serviceName is the name of a component's headless Service; "" if it has none.
 func (d *Description) serviceName(c contract.ComponentType) string {
+	if !d.has(c) || d.component(c).NoService {
+		return ""
+	}
 	return contract.ServiceName(d.objectName(c))
 }
 

@@ -25,17 +25,31 @@ func (d *Description) Objects() ([]client.Object, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []client.Object{
-		config,
-		d.service(contract.ComponentMaster), d.service(contract.ComponentWorker), d.service(contract.ComponentClient),
-		d.masterSet(hash), d.workerSet(hash), d.clientSet(),
-	}, nil
+	objects := append([]client.Object{config}, d.extraConfigMaps()...)
+	for _, c := range components {
+		if d.serviceName(c) != "" {
+			objects = append(objects, d.service(c))
+		}
+	}
+	if d.has(contract.ComponentMaster) {
+		objects = append(objects, d.masterSet(hash))
+	}
+	if d.has(contract.ComponentWorker) {
+		objects = append(objects, d.workerSet(hash))
+	}
+	if d.has(contract.ComponentClient) {
+		objects = append(objects, d.clientSet())
+	}
+	return objects, nil
 }
 
 // RuntimeConfig is runtime.json.
 func (d *Description) RuntimeConfig() *contract.RuntimeConfig {
 	component := func(c contract.ComponentType) contract.ComponentConfig {
 		spec := d.component(c)
+		if spec.Absent {
+			return contract.ComponentConfig{}
+		}
 		return contract.ComponentConfig{
 			Enabled: true, Name: d.objectName(c), Options: spec.Options, Replicas: spec.Replicas,
 			Service: contract.ServiceConfig{Name: d.serviceName(c)}, TieredStoreLevels: spec.tierConfigs(),
@@ -53,7 +67,7 @@ func (d *Description) RuntimeConfig() *contract.RuntimeConfig {
 	return config
 }
 
-// tierConfigs are the tiers as the worker finds them in its container.
+// tierConfigs are the tiers as the component finds them in its container.
 func (c *Component) tierConfigs() []contract.TierConfig {
 	var out []contract.TierConfig
 	for i, tier := range c.Tiers {
@@ -95,11 +109,35 @@ func (d *Description) configMap() (*corev1.ConfigMap, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	sum := sha256.Sum256(hashed)
 	meta := d.meta(contract.ConfigMapName(d.Name), contract.ComponentMaster)
 	delete(meta.Labels, contract.LabelComponent)
-	return &corev1.ConfigMap{ObjectMeta: meta, Data: map[string]string{contract.RuntimeConfigKey: string(text)}},
-		hex.EncodeToString(sum[:8]), nil
+	data := map[string]string{contract.RuntimeConfigKey: string(text)}
+	if d.Foreign != nil {
+		extra, err := json.Marshal(d.Foreign.ConfigMaps)
+		if err != nil {
+			return nil, "", fmt.Errorf("encode ConfigMaps of the class: %w", err)
+		}
+		hashed = append(hashed, extra...)
+		commands, err := d.Foreign.Commands.Encode()
+		if err != nil {
+			return nil, "", err
+		}
+		data[contract.EngineConfigKey] = string(commands)
+		meta.Annotations = d.madeFor()
+		meta.Annotations[contract.AnnotationFileSystem] = d.Foreign.FileSystem
+		if d.mute() {
+			meta.Annotations[AnnotationMute] = "true"
+		}
+	}
+	sum := sha256.Sum256(hashed)
+	return &corev1.ConfigMap{ObjectMeta: meta, Data: data}, hex.EncodeToString(sum[:8]), nil
+}
+
+// madeFor says which state of the Dataset the objects were made for.
+func (d *Description) madeFor() map[string]string {
+	return map[string]string{
+		AnnotationDatasetGeneration: strconv.FormatInt(d.DatasetGeneration, 10), AnnotationMountTable: d.RuntimeConfig().MountTable(),
+	}
 }
 
 func (d *Description) meta(name string, c contract.ComponentType) metav1.ObjectMeta {
@@ -113,7 +151,18 @@ func (d *Description) meta(name string, c contract.ComponentType) metav1.ObjectM
 }
 
 // ports of a component's pods by name.
-func ports(c contract.ComponentType) []corev1.ContainerPort {
+func (d *Description) ports(c contract.ComponentType) []corev1.ContainerPort {
+	if d.Foreign != nil {
+		var named []corev1.ContainerPort
+		if containers := d.component(c).Template.Spec.Containers; len(containers) > 0 {
+			for _, p := range containers[0].Ports {
+				if p.Name != "" { // a headless Service needs no other one
+					named = append(named, p)
+				}
+			}
+		}
+		return named
+	}
 	port := func(name string, number int32) corev1.ContainerPort {
 		return corev1.ContainerPort{Name: name, ContainerPort: number, Protocol: corev1.ProtocolTCP}
 	}
@@ -135,7 +184,7 @@ func (d *Description) service(c contract.ComponentType) *corev1.Service {
 			ClusterIP: corev1.ClusterIPNone, PublishNotReadyAddresses: true, Selector: d.selector(c),
 		},
 	}
-	for _, p := range ports(c) {
+	for _, p := range d.ports(c) {
 		svc.Spec.Ports = append(svc.Spec.Ports, corev1.ServicePort{
 			Name: p.Name, Port: p.ContainerPort, TargetPort: intstr.FromString(p.Name), Protocol: p.Protocol,
 		})
@@ -145,10 +194,11 @@ func (d *Description) service(c contract.ComponentType) *corev1.Service {
 
 func (d *Description) masterSet(hash string) *appsv1.StatefulSet {
 	set := d.statefulSet(contract.ComponentMaster)
-	set.Annotations = map[string]string{
-		AnnotationDatasetGeneration: strconv.FormatInt(d.DatasetGeneration, 10), AnnotationMountTable: d.RuntimeConfig().MountTable(),
-	}
+	set.Annotations = d.madeFor()
 	set.Spec.Template.Annotations[AnnotationConfigHash] = hash
+	if d.Foreign != nil {
+		return set // it may keep what two of them would spoil
+	}
 	// A master is wanted again soon when its node is gone.
 	for _, taint := range []string{corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable} {
 		set.Spec.Template.Spec.Tolerations = append(set.Spec.Template.Spec.Tolerations, corev1.Toleration{

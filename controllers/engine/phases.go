@@ -205,6 +205,11 @@ func (r *Reconciler) applyObjects(ctx context.Context, s *round) (flow.Outcome, 
 		return metav1.IsControlledBy(live, s.runtime)
 	}
 	for _, obj := range objects {
+		if waits, err := r.waitsItsTurn(ctx, s, obj); err != nil {
+			return flow.Wait(), err
+		} else if waits {
+			continue
+		}
 		err := r.applier.Apply(ctx, obj, mine)
 		if errors.Is(err, apply.ErrForeign) && left != nil {
 			return r.makeRoom(ctx, s, left)
@@ -215,7 +220,7 @@ func (r *Reconciler) applyObjects(ctx context.Context, s *round) (flow.Outcome, 
 			return flow.Wait(), err
 		}
 	}
-	return flow.Continue(), nil
+	return flow.Continue(), r.dropAbsent(ctx, s)
 }
 
 // lostTime is how long a master's pod may outlive its own end before it is
@@ -230,7 +235,7 @@ func (r *Reconciler) replaceLostMaster(ctx context.Context, s *round) (flow.Outc
 	if err := r.Get(ctx, masterPodKey(s.key), pod); err != nil {
 		return flow.Continue(), client.IgnoreNotFound(err)
 	}
-	if pod.DeletionTimestamp.IsZero() || pod.Labels[contract.LabelCacheRuntime] != s.key.Name {
+	if pod.DeletionTimestamp.IsZero() || pod.Labels[contract.LabelCacheRuntime] != s.key.Name || isForeign(pod) {
 		return flow.Continue(), nil
 	}
 	if left := time.Until(pod.DeletionTimestamp.Add(lostTime)); left > 0 {
@@ -258,8 +263,8 @@ func (r *Reconciler) observe(ctx context.Context, s *round) (flow.Outcome, error
 	if err != nil {
 		return flow.Wait(), err
 	}
-	if pod != nil && master.Status.ReadyReplicas > 0 {
-		r.observer.Watch(s.key, r.options.MasterAddress(pod))
+	if pod != nil && master.Status.ReadyReplicas > 0 && !s.desc.mute() {
+		r.observer.Watch(s.key, r.engineAddress(s.desc, pod))
 	}
 	s.seen = Seen{
 		Master: seenStatefulSet(master, s.desc.Master.Replicas),
@@ -268,7 +273,12 @@ func (r *Reconciler) observe(ctx context.Context, s *round) (flow.Outcome, error
 		Mounts: s.dataset.Spec.Mounts, Age: time.Since(s.runtime.GetCreationTimestamp().Time),
 	}
 	s.seen.Summary, _, s.seen.Heard = r.observer.Latest(s.key)
-	s.seen.Serving = s.seen.Master.Ready > 0 && (s.seen.Worker.Ready > 0 || s.seen.Worker.Desired == 0)
+	s.seen.Absent = map[contract.ComponentType]bool{}
+	for _, c := range components {
+		s.seen.Absent[c] = !s.desc.has(c)
+	}
+	s.seen.Mute = s.desc.mute()
+	s.seen.Serving = (s.seen.Master.Ready > 0 || s.seen.Master.Desired == 0) && (s.seen.Worker.Ready > 0 || s.seen.Worker.Desired == 0)
 	if !s.seen.Serving || s.seen.Worker.Ready < s.seen.Worker.Desired {
 		s.trouble, err = troubledPod(ctx, r.Client, s.key)
 	}
@@ -285,8 +295,7 @@ func (r *Reconciler) report(_ context.Context, s *round) (flow.Outcome, error) {
 			r.metrics.healthLost(r.kind.Type(), s.key)
 		}
 		r.notReady(s, p)
-	} else if conditions.True(list, generation, datav1alpha1.RuntimeReady, ReasonReady, fmt.Sprintf(
-		"%d of %d workers are ready%s", s.seen.Worker.Ready, s.seen.Worker.Desired, s.seeAlso(""))) {
+	} else if conditions.True(list, generation, datav1alpha1.RuntimeReady, ReasonReady, s.serves()) {
 		r.events.Event(s.runtime, corev1.EventTypeNormal, contract.EventSucceed, "the cache serves")
 	}
 	fields := r.kind.NotServed(s.runtime)
@@ -295,12 +304,12 @@ func (r *Reconciler) report(_ context.Context, s *round) (flow.Outcome, error) {
 	}
 	if len(fields) > 0 {
 		conditions.True(list, generation, datav1alpha1.RuntimeNotSupported, ReasonFieldsNotServed,
-			"these fields have no meaning for the native engine and do nothing: "+strings.Join(slices.Sorted(slices.Values(fields)), ", "))
+			"these fields have no meaning for the engine and do nothing: "+strings.Join(slices.Sorted(slices.Values(fields)), ", "))
 	} else {
 		meta.RemoveStatusCondition(list, datav1alpha1.RuntimeNotSupported)
 	}
 	if s.seen.Heard {
-		if message := workerMessages(&s.seen.Summary); message != "" {
+		if message := engineMessages(&s.seen.Summary); message != "" {
 			if conditions.False(list, generation, datav1alpha1.RuntimeCaching, ReasonWorkerLimited, message) {
 				r.events.Event(s.runtime, corev1.EventTypeWarning, contract.EventErrorProcessRuntime, message)
 			}
@@ -312,12 +321,20 @@ func (r *Reconciler) report(_ context.Context, s *round) (flow.Outcome, error) {
 	return flow.Continue(), nil
 }
 
+// serves says what a ready runtime has.
+func (s *round) serves() string {
+	if s.desc.Worker.Absent {
+		return fmt.Sprintf("the engine has no workers: its FUSE pods start where a pod reads%s", s.seeAlso(""))
+	}
+	return fmt.Sprintf("%d of %d workers are ready%s", s.seen.Worker.Ready, s.seen.Worker.Desired, s.seeAlso(""))
+}
+
 // waitingFor is what keeps the runtime from being ready; nil when nothing does.
 func (s *round) waitingFor() *Problem {
 	switch {
 	case s.problem != nil:
 		return s.problem
-	case s.seen.Master.Ready == 0:
+	case s.seen.Master.Ready == 0 && s.seen.Master.Desired > 0:
 		return &Problem{ReasonMasterNotReady, fmt.Sprintf("the master is not ready yet%s", s.seeAlso("see pod "+contract.MasterName(s.key.Name)+"-0"))}
 	case !s.seen.Serving:
 		return &Problem{ReasonWorkersNotReady, fmt.Sprintf(
@@ -364,7 +381,7 @@ func (r *Reconciler) retireCache(ctx context.Context, s *round) (flow.Outcome, e
 		return flow.Wait(), err
 	}
 	known := meta.FindStatusCondition(*list, conditionRetired)
-	if pod == nil || known != nil && (known.Status == metav1.ConditionTrue || time.Since(known.LastTransitionTime.Time) > retireTime) {
+	if pod == nil || isForeign(pod) || known != nil && (known.Status == metav1.ConditionTrue || time.Since(known.LastTransitionTime.Time) > retireTime) {
 		return flow.Continue(), nil
 	}
 	address := r.options.MasterAddress(pod)
@@ -390,9 +407,8 @@ func (r *Reconciler) deleteObjects(ctx context.Context, s *round) (flow.Outcome,
 		&appsv1.DaemonSet{ObjectMeta: named(d.objectName(contract.ComponentClient))},
 		&appsv1.StatefulSet{ObjectMeta: named(d.objectName(contract.ComponentWorker))},
 		&appsv1.StatefulSet{ObjectMeta: named(d.objectName(contract.ComponentMaster))},
-		&corev1.ConfigMap{ObjectMeta: named(contract.ConfigMapName(s.key.Name))},
 	}
-	for _, c := range []contract.ComponentType{contract.ComponentMaster, contract.ComponentWorker, contract.ComponentClient} {
+	for _, c := range components {
 		objects = append(objects, &corev1.Service{ObjectMeta: named(d.serviceName(c))})
 	}
 	for _, obj := range objects {
@@ -400,7 +416,7 @@ func (r *Reconciler) deleteObjects(ctx context.Context, s *round) (flow.Outcome,
 			return flow.Wait(), err
 		}
 	}
-	return flow.Continue(), nil
+	return flow.Continue(), r.deleteConfigMaps(ctx, s)
 }
 
 // clearFuseLabels takes the label that asks for a FUSE pod off every node.

@@ -28,7 +28,9 @@ func (d *Description) pod(c contract.ComponentType) corev1.PodTemplateSpec {
 	pod.Spec.ImagePullSecrets = slices.Concat(pod.Spec.ImagePullSecrets, d.ImagePullSecrets)
 	pod.Spec.AutomountServiceAccountToken = ptr.To(false)
 	pod.Spec.EnableServiceLinks = ptr.To(false)
-	pod.Spec.TerminationGracePeriodSeconds = ptr.To(gracePeriod(c))
+	if d.Foreign == nil || pod.Spec.TerminationGracePeriodSeconds == nil {
+		pod.Spec.TerminationGracePeriodSeconds = ptr.To(gracePeriod(c))
+	}
 
 	volumes, mounts := d.volumes(c)
 	if len(pod.Spec.Containers) == 0 {
@@ -38,9 +40,17 @@ func (d *Description) pod(c contract.ComponentType) corev1.PodTemplateSpec {
 	if len(pod.Spec.InitContainers) > 0 {
 		init := &pod.Spec.InitContainers[0]
 		init.Env = d.env(c, init.Env)
-		init.VolumeMounts = append(init.VolumeMounts, mounts...)
+		for _, m := range mounts {
+			if m.MountPropagation != nil && *m.MountPropagation == corev1.MountPropagationBidirectional {
+				m.MountPropagation = ptr.To(corev1.MountPropagationHostToContainer) // it may have no privilege
+			}
+			init.VolumeMounts = append(init.VolumeMounts, m)
+		}
 	}
 	pod.Spec.Volumes = append(pod.Spec.Volumes, volumes...)
+	if d.Foreign != nil {
+		d.equip(&pod, c)
+	}
 	return pod
 }
 
@@ -63,7 +73,7 @@ func (d *Description) fill(container *corev1.Container, c contract.ComponentType
 	if spec.PullPolicy != "" {
 		container.ImagePullPolicy = spec.PullPolicy
 	}
-	if len(container.Args) == 0 && len(container.Command) == 0 {
+	if d.Foreign == nil && len(container.Args) == 0 && len(container.Command) == 0 {
 		container.Args = []string{subcommand(c)}
 	}
 	container.Args = slices.Concat(container.Args, spec.Args)
@@ -71,17 +81,24 @@ func (d *Description) fill(container *corev1.Container, c contract.ComponentType
 	container.VolumeMounts = slices.Concat(container.VolumeMounts, mounts, spec.VolumeMounts)
 	container.Resources = overlay(container.Resources, spec.Resources)
 	reserveMemory(&container.Resources, spec.MemoryBytes())
+	if container.TerminationMessagePolicy == "" {
+		container.TerminationMessagePolicy = corev1.TerminationMessageFallbackToLogsOnError
+	}
+	if d.Foreign == nil {
+		fillNative(container, c, d.ports(c))
+	}
+}
+
+// fillNative gives a container of ours what its class leaves out.
+func fillNative(container *corev1.Container, c contract.ComponentType, ports []corev1.ContainerPort) {
 	if len(container.Ports) == 0 {
-		container.Ports = ports(c)
+		container.Ports = ports
 	}
 	if container.ReadinessProbe == nil && container.StartupProbe == nil {
 		// The start is watched closely, so that binding is quick; after that
 		// the kubelet asks seldom.
 		container.StartupProbe = probe(1, 120)
 		container.ReadinessProbe = probe(10, 3)
-	}
-	if container.TerminationMessagePolicy == "" {
-		container.TerminationMessagePolicy = corev1.TerminationMessageFallbackToLogsOnError
 	}
 	if container.SecurityContext == nil {
 		container.SecurityContext = security(c)
@@ -129,7 +146,7 @@ func (d *Description) env(c contract.ComponentType, others []corev1.EnvVar) []co
 		field(contract.EnvPodName, "metadata.name"),
 		field(contract.EnvPodIP, "status.podIP"),
 	}
-	if c == contract.ComponentMaster {
+	if c == contract.ComponentMaster && d.Foreign == nil {
 		env = append(env, value(contract.EnvStateDir, contract.MasterStateDir))
 	}
 	ours := len(env)
@@ -157,9 +174,8 @@ func (d *Description) volumes(c contract.ComponentType) (volumes []corev1.Volume
 	add("runtime-config", corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{
 		LocalObjectReference: corev1.LocalObjectReference{Name: contract.ConfigMapName(d.Name)},
 	}}, corev1.VolumeMount{MountPath: contract.RuntimeConfigDir, ReadOnly: true})
-	for i, secret := range d.Sources.SecretNames() {
-		add(fmt.Sprintf("secret-%d", i), secretVolume(secret, d.Sources.Secrets[secret]),
-			corev1.VolumeMount{MountPath: contract.SecretPath(secret, ""), ReadOnly: true})
+	for i, secret := range d.secretsOf(c) {
+		add(fmt.Sprintf("secret-%d", i), d.secretVolume(secret), corev1.VolumeMount{MountPath: contract.SecretPath(secret, ""), ReadOnly: true})
 	}
 	for i, name := range d.Sources.HadoopConfigs {
 		add(fmt.Sprintf("hadoop-%d", i), corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{
@@ -177,31 +193,50 @@ func (d *Description) volumes(c contract.ComponentType) (volumes []corev1.Volume
 		add(fmt.Sprintf("host-%d", i), hostPath(dir, corev1.HostPathDirectory),
 			corev1.VolumeMount{MountPath: contract.LocalDir(dir), ReadOnly: true, MountPropagation: fromHost})
 	}
-	if c == contract.ComponentMaster {
+	if d.Foreign != nil {
+		for i, extra := range d.component(c).ExtraMounts {
+			add(fmt.Sprintf("extra-%d", i), corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{
+				LocalObjectReference: corev1.LocalObjectReference{Name: d.extraName(extra.ConfigMap)}, DefaultMode: ptr.To[int32](0o555),
+			}}, corev1.VolumeMount{MountPath: extra.MountPath, ReadOnly: true})
+		}
+	} else if c == contract.ComponentMaster {
 		// What it keeps survives its container; the user may mount what
 		// survives the pod as well.
 		own := func(m corev1.VolumeMount) bool { return m.MountPath == contract.MasterStateDir }
 		if !slices.ContainsFunc(d.Master.VolumeMounts, own) {
 			add("state", corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}, corev1.VolumeMount{MountPath: contract.MasterStateDir})
 		}
-		return append(volumes, d.named(c)...), mounts
+	} else {
+		add("run", hostPath(contract.HostRunDir(d.MountRoot, d.Type, d.Namespace, d.Name), corev1.HostPathDirectoryOrCreate),
+			corev1.VolumeMount{MountPath: contract.RunDir})
 	}
-	add("run", hostPath(contract.HostRunDir(d.MountRoot, d.Type, d.Namespace, d.Name), corev1.HostPathDirectoryOrCreate),
-		corev1.VolumeMount{MountPath: contract.RunDir})
 	if c == contract.ComponentClient {
-		// The parent of the mount point, so that a restarted container never
-		// finds a dead FUSE as the source of its own mount.
-		dir := contract.RuntimeDir(d.MountRoot, d.Type, d.Namespace, d.Name)
-		add("fuse", hostPath(dir, corev1.HostPathDirectoryOrCreate),
-			corev1.VolumeMount{MountPath: dir, MountPropagation: ptr.To(corev1.MountPropagationBidirectional)})
-		return append(volumes, d.named(c)...), mounts
+		mount := d.fuseMount()
+		add(mount.Name, hostPath(mount.MountPath, corev1.HostPathDirectoryOrCreate), mount)
 	}
-	for i, tier := range d.Worker.Tiers {
+	for i, tier := range d.component(c).Tiers {
 		for j, dir := range tier.Dirs {
 			add(fmt.Sprintf("tier-%d-%d", i, j), d.tierVolume(dir), corev1.VolumeMount{MountPath: dir.mountPath(i, j)})
 		}
 	}
 	return append(volumes, d.named(c)...), mounts
+}
+
+// fuseMount is of the parent of the mount point, so that a restarted container
+// never finds a dead FUSE as the source of its own mount.
+func (d *Description) fuseMount() corev1.VolumeMount {
+	return corev1.VolumeMount{
+		Name: "fuse", MountPath: contract.RuntimeDir(d.MountRoot, d.Type, d.Namespace, d.Name),
+		MountPropagation: ptr.To(corev1.MountPropagationBidirectional),
+	}
+}
+
+// secretsOf are the names of the Secrets that a component's pods mount, sorted.
+func (d *Description) secretsOf(c contract.ComponentType) []string {
+	if d.component(c).NoSecrets {
+		return nil
+	}
+	return d.Sources.SecretNames()
 }
 
 // named are the user's volumes that a component's mounts name.
@@ -228,9 +263,12 @@ func (d *Description) tierVolume(dir TierDir) corev1.VolumeSource {
 	return corev1.VolumeSource{EmptyDir: source}
 }
 
-func secretVolume(name string, keys []string) corev1.VolumeSource {
+func (d *Description) secretVolume(name string) corev1.VolumeSource {
 	source := &corev1.SecretVolumeSource{SecretName: name, DefaultMode: ptr.To[int32](0o400)}
-	for _, key := range keys {
+	if d.Foreign != nil {
+		source.DefaultMode = ptr.To[int32](0o444) // who the engine runs as is its image's affair
+	}
+	for _, key := range d.Sources.Secrets[name] {
 		source.Items = append(source.Items, corev1.KeyToPath{Key: key, Path: key})
 	}
 	return corev1.VolumeSource{Secret: source}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -26,6 +27,10 @@ type Seen struct {
 	Heard   bool
 	// Serving: a master is ready, and a worker if any is wanted.
 	Serving bool
+	// Absent tells which components the runtime has not.
+	Absent map[contract.ComponentType]bool
+	// Mute: the engine never says how it is.
+	Mute bool
 	// Mounts of the Dataset that the runtime was made for.
 	Mounts []datav1alpha1.Mount
 	// Age of the runtime.
@@ -86,8 +91,65 @@ func RolledOut(set *appsv1.StatefulSet) bool {
 		(set.Status.UpdatedReplicas >= want || set.Status.CurrentRevision == set.Status.UpdateRevision)
 }
 
+// notCounted stands where an engine counts nothing, as Fluid has it.
+const notCounted = "N/A"
+
+// MuteCacheStates are those of an engine that never says how it is.
+func MuteCacheStates() datav1alpha1.CacheStateList {
+	return datav1alpha1.CacheStateList{
+		datav1alpha1.Cached: notCounted, datav1alpha1.CacheCapacity: notCounted, datav1alpha1.CachedPercentage: notCounted,
+	}
+}
+
+// Totals are the bytes and files of the sources, as people read them; known is
+// false while they are being counted. A nil Summary is that of a mute engine.
+func Totals(s *contract.Summary) (ufsTotal, fileNum string, known bool) {
+	if s == nil {
+		return notCounted, notCounted, true
+	}
+	ufsTotal, fileNum = bytesize.Format(s.UFSTotalBytes), strconv.FormatInt(s.FileNum, 10)
+	if e := s.Engine; e != nil {
+		if e.NoTotal {
+			ufsTotal = notCounted
+		}
+		if e.NoFiles {
+			fileNum = notCounted
+		}
+		return ufsTotal, fileNum, e.Reported
+	}
+	return ufsTotal, fileNum, s.MetadataComplete
+}
+
+// foreignCacheStates are what an engine that is not ours says of its cache, in
+// its own words where it has any.
+func foreignCacheStates(s *contract.Summary) datav1alpha1.CacheStateList {
+	if !s.Engine.Reported {
+		return MuteCacheStates()
+	}
+	states := datav1alpha1.CacheStateList{
+		datav1alpha1.Cached:           bytesize.Format(s.CachedBytes),
+		datav1alpha1.CacheCapacity:    bytesize.Format(s.CapacityBytes),
+		datav1alpha1.CachedPercentage: s.Engine.CachedPercentage,
+		datav1alpha1.CacheHitRatio:    s.Engine.CacheHitRatio,
+	}
+	switch {
+	case states[datav1alpha1.CachedPercentage] != "":
+	case s.Engine.NoTotal:
+		states[datav1alpha1.CachedPercentage] = notCounted
+	default:
+		states[datav1alpha1.CachedPercentage] = bytesize.Percent(s.CachedBytes, s.UFSTotalBytes, Complete(s))
+	}
+	if states[datav1alpha1.CacheHitRatio] == "" {
+		delete(states, datav1alpha1.CacheHitRatio)
+	}
+	return states
+}
+
 // CacheStates is what people read of a cache.
 func CacheStates(s *contract.Summary) datav1alpha1.CacheStateList {
+	if s.Engine != nil {
+		return foreignCacheStates(s)
+	}
 	cacheReads := s.Reads.LocalBytes + s.Reads.RemoteBytes
 	all := cacheReads + s.Reads.SourceBytes
 	hit, local, remote := bytesize.Ratio(cacheReads, all), bytesize.Ratio(s.Reads.LocalBytes, all), bytesize.Ratio(s.Reads.RemoteBytes, all)
@@ -109,8 +171,12 @@ func Complete(s *contract.Summary) bool {
 	return s.MetadataComplete && s.CachedBytes >= s.UFSTotalBytes
 }
 
-// workerMessages are what keeps workers from caching, worker by worker.
-func workerMessages(s *contract.Summary) string {
+// engineMessages are what keeps the engine's numbers from being known, or its
+// workers from caching, worker by worker.
+func engineMessages(s *contract.Summary) string {
+	if s.Engine != nil {
+		return s.Engine.Message
+	}
 	workers := slices.Clone(s.Workers)
 	slices.SortFunc(workers, func(a, b contract.WorkerSummary) int { return cmp.Compare(a.Name, b.Name) })
 	var out []string

@@ -35,7 +35,10 @@ func (d *Description) validate() *Problem {
 	if problem := d.validateEgress(); problem != nil {
 		return problem
 	}
-	if d.Worker.Replicas > 0 && len(d.Worker.Tiers) == 0 {
+	if problem := d.validateForeign(); problem != nil {
+		return problem
+	}
+	if d.Foreign == nil && d.Worker.Replicas > 0 && len(d.Worker.Tiers) == 0 {
 		return &Problem{ReasonInvalid, "the worker has no tier to cache in: give the tiered store at least one level"}
 	}
 	inProcess := 0
@@ -57,6 +60,31 @@ func (d *Description) validate() *Problem {
 		tiers := quantity(memory)
 		return &Problem{ReasonInvalid, fmt.Sprintf(
 			"the worker's memory limit %s is below the %s of its tiers in memory: raise the limit or lower the quota", limit.String(), tiers.String())}
+	}
+	return nil
+}
+
+// validateForeign finds what a class forgot.
+func (d *Description) validateForeign() *Problem {
+	if d.Foreign == nil {
+		return nil
+	}
+	some := false
+	for _, c := range components {
+		some = some || d.has(c)
+		if d.has(c) && d.component(c).Image == "" {
+			return &Problem{ReasonInvalid, fmt.Sprintf(
+				"the class names no image for the %s: give its topology.%s.template.spec.containers[0] an image, or the runtime a spec.%s.runtimeVersion", c, c, c)}
+		}
+		for _, mount := range d.component(c).ExtraMounts {
+			if !slices.ContainsFunc(d.Foreign.ConfigMaps, func(m ExtraConfigMap) bool { return m.Name == mount.ConfigMap }) {
+				return &Problem{ReasonInvalid, fmt.Sprintf(
+					"topology.%s.dependencies.extraResources of the class mounts ConfigMap %s, which its extraResources.configMaps do not have: add it there", c, mount.ConfigMap)}
+			}
+		}
+	}
+	if !some {
+		return &Problem{ReasonInvalid, "the runtime has no component: give the class a topology, or leave one of its components enabled"}
 	}
 	return nil
 }

@@ -159,11 +159,11 @@ func inject(pod *corev1.Pod, facts Facts) error {
 			runtimeDir: contract.RuntimeDir(facts.MountRoot, claim.Type, namespace, name),
 			fuseDir:    path.Join(dir, string(claim.Type)+"-fuse"),
 		}
-		container, volumes, err := s.build()
+		containers, volumes, err := s.build()
 		if err != nil {
 			return err
 		}
-		sidecars = append(sidecars, container)
+		sidecars = append(sidecars, containers...)
 		datasets = append(datasets, name)
 		replaceClaim(pod, name, s.fuseDir)
 		pod.Spec.Volumes = append(pod.Spec.Volumes, volumes...)
@@ -172,8 +172,10 @@ func inject(pod *corev1.Pod, facts Facts) error {
 				pod.Spec.ImagePullSecrets = append(pod.Spec.ImagePullSecrets, secret)
 			}
 		}
-		set(&pod.Labels, contract.LabelSidecarDatasetName+s.name, name)
-		set(&pod.Labels, contract.LabelSidecarDatasetNamespace+s.name, namespace)
+		for _, c := range containers {
+			set(&pod.Labels, contract.LabelSidecarDatasetName+c.Name, name)
+			set(&pod.Labels, contract.LabelSidecarDatasetNamespace+c.Name, namespace)
+		}
 	}
 	if len(sidecars) == 0 {
 		return nil
