@@ -44,6 +44,14 @@ images: tools build ## pack the binaries into container images (out/images)
 	@for c in $(COMMANDS) stage; do $(CLUSTER) image -o $(IMAGES)/$$c.tar --image-name docker.io/local/$$c:dev --file $(BIN)/$$c:/bin/$$c --entrypoint /bin/$$c || exit 1; done
 	@$(CLUSTER) image -o $(IMAGES)/versitygw.tar --image-name docker.io/local/versitygw:dev --file $(BIN)/versitygw:/bin/versitygw --entrypoint /bin/versitygw
 
+.PHONY: alluxio-image
+alluxio-image: tools build ## pack a real Alluxio, with Java and the commands of its class, into an image
+	@hack/tools/alluxio.sh jre
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o $(BIN)/alluxio ./cmd/alluxio
+	@mkdir -p $(IMAGES)
+	@if [ ! -e $(IMAGES)/alluxio.tar ] || [ -n "$$(find $(OUT)/alluxio $(BIN)/alluxio -type f ! -name .lock -newer $(IMAGES)/alluxio.tar)" ]; then \
+		$(CLUSTER) image -o $(IMAGES)/alluxio.tar --image-name docker.io/local/alluxio:dev --base $(OUT)/alluxio/jre.tar --file $(OUT)/alluxio/lib:/opt/alluxio/lib --file $(BIN)/alluxio:/usr/local/bin/alluxio --entrypoint /usr/local/bin/alluxio; fi
+
 .PHONY: demo
 demo: images ## the whole story on a local cluster, from nothing to a cached copy
 	@$(BIN)/demo
@@ -62,7 +70,7 @@ cluster-down: ## stop the local cluster and leave nothing behind
 	@$(CLUSTER) down
 
 .PHONY: test
-test: images ## run everything: unit, API, file system, S3, CSI and the suite on a local cluster
+test: images alluxio-image ## run everything: unit, API, file system, S3, CSI and the suite on a local cluster
 	$(GO) test -race -timeout 20m $$($(GO) list ./... | grep -v /e2e/)
 	$(GO) test -C cmd/cache-rclone -mod=mod -race -timeout 20m ./...
 	$(GO) test -timeout 35m -count=1 -p 1 ./e2e/...

@@ -37,6 +37,7 @@ var walls = []struct {
 	{"runtime/fuse", "k8s.io/", "the engine runs without Kubernetes"},
 	{"runtime/component", "k8s.io/", "the engine runs without Kubernetes"},
 	{"runtime/standalone", "k8s.io/", "the engine runs without Kubernetes"},
+	{"runtime/alluxio", "k8s.io/", "an engine reads runtime.json"},
 	{"runtime/store", module + "runtime/source", "the store keeps bytes and does not know where they come from"},
 	{"runtime/store", module + "runtime/wire", "the store keeps bytes and does not know who asks"},
 	{"runtime/ring", module + "runtime", "placement is arithmetic"},

@@ -29,6 +29,7 @@ need /usr/include/stdlib.h libc6-dev
 need git git
 need java openjdk-17-jre-headless
 need mvn maven
+need mmdebstrap mmdebstrap # the Debian of an image with Java
 need mount mount
 need mkfs.ext4 e2fsprogs
 need sshfs sshfs

@@ -149,7 +149,7 @@ func (c *Cluster) LoadImages(ctx context.Context, archives ...string) error {
 }
 
 func (c *Cluster) loadInto(ctx context.Context, node, archive string) error {
-	return eventually(ctx, time.Minute, "containerd takes "+archive, func() error {
+	return eventually(ctx, 4*time.Minute, "containerd takes "+archive, func() error {
 		args, err := c.enter(node)
 		if err != nil {
 			return err

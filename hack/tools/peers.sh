@@ -33,18 +33,6 @@ juicefs() {
 	rm -rf "$dir"
 }
 
-alluxio() {
-	local version=2.9.4
-	[ "$(cat out/alluxio/version 2>/dev/null)" = $version ] && return
-	echo "fetching alluxio $version"
-	rm -rf out/alluxio
-	if mvn -q -B -f hack/tools/alluxio/pom.xml dependency:copy-dependencies -DoutputDirectory="$PWD/out/alluxio/lib" >/dev/null; then
-		echo $version >out/alluxio/version
-	else
-		failed alluxio
-	fi
-}
-
 mkdir -p "$bin/.built"
 debian gcc gcc
 debian gcc libc6-dev
@@ -56,4 +44,4 @@ debian mvn maven
 debian fusermount fuse
 hack/tools/build.sh rclone || failed rclone
 juicefs
-alluxio
+hack/tools/alluxio.sh || failed alluxio

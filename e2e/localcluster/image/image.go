@@ -5,8 +5,10 @@ package image
 import (
 	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -25,7 +27,10 @@ import (
 type Spec struct {
 	// Name is the full reference, such as docker.io/local/cache:dev.
 	Name string
+	// Base is a tar of a whole file system that the files lie over; "" for none.
+	Base string
 	// Files maps host paths to absolute paths in the image; all become executable.
+	// Of a directory, its files are taken.
 	Files map[string]string
 	// Links maps absolute paths in the image to the targets of symbolic links.
 	Links map[string]string
@@ -43,17 +48,27 @@ func Write(file string, s Spec) error {
 	if err != nil {
 		return fmt.Errorf("pack image %s: %w", s.Name, err)
 	}
-	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content)), nil })
+	// What is large is packed already, and containerd on this machine unpacks at once.
+	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content)), nil },
+		tarball.WithCompressionLevel(gzip.NoCompression))
 	if err != nil {
 		return fmt.Errorf("pack image %s: %w", s.Name, err)
 	}
-	img, err := mutate.AppendLayers(empty.Image, layer)
+	layers, search := []v1.Layer{layer}, "PATH=/bin"
+	if s.Base != "" {
+		base, err := tarball.LayerFromFile(s.Base, tarball.WithCompressionLevel(gzip.NoCompression))
+		if err != nil {
+			return fmt.Errorf("add base to image %s: %w", s.Name, err)
+		}
+		layers, search = []v1.Layer{base, layer}, "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	}
+	img, err := mutate.AppendLayers(empty.Image, layers...)
 	if err != nil {
-		return fmt.Errorf("add layer to image %s: %w", s.Name, err)
+		return fmt.Errorf("add layers to image %s: %w", s.Name, err)
 	}
 	img, err = mutate.ConfigFile(img, &v1.ConfigFile{
 		Architecture: "amd64", OS: "linux",
-		Config: v1.Config{Entrypoint: s.Entrypoint, Env: []string{"PATH=/bin"}},
+		Config: v1.Config{Entrypoint: s.Entrypoint, Env: []string{search}},
 		RootFS: mustRootFS(img),
 	})
 	if err != nil {
@@ -81,21 +96,25 @@ func (s Spec) layer() ([]byte, error) {
 	var out bytes.Buffer
 	w := tar.NewWriter(&out)
 	dirs := map[string]bool{"/": true}
+	if s.Base != "" { // Debian's /bin is a link, which a directory would replace
+		for _, dir := range []string{"/bin", "/sbin", "/lib", "/usr", "/opt", "/etc", "/var", "/tmp"} {
+			dirs[dir] = true
+		}
+	}
 	mkdir := func(dir string, mode int64) error { return makeDirs(w, dirs, dir, mode) }
 	if err := mkdir("/tmp", 0o1777); err != nil {
 		return nil, err
 	}
-	hosts := make([]string, 0, len(s.Files))
-	for host := range s.Files {
-		hosts = append(hosts, host)
+	files, err := s.files()
+	if err != nil {
+		return nil, err
 	}
-	slices.Sort(hosts)
-	for _, host := range hosts {
+	for _, host := range slices.Sorted(maps.Keys(files)) {
 		data, err := os.ReadFile(host)
 		if err != nil {
 			return nil, err
 		}
-		at := s.Files[host]
+		at := files[host]
 		if err := mkdir(path.Dir(at), 0o755); err != nil {
 			return nil, err
 		}
@@ -120,6 +139,29 @@ func (s Spec) layer() ([]byte, error) {
 		}
 	}
 	return out.Bytes(), w.Close()
+}
+
+// files are Files with directories replaced by the files in them.
+func (s Spec) files() (map[string]string, error) {
+	out := map[string]string{}
+	for host, at := range s.Files {
+		st, err := os.Stat(host)
+		if err != nil {
+			return nil, err
+		}
+		if !st.IsDir() {
+			out[host] = at
+			continue
+		}
+		entries, err := os.ReadDir(host)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range entries {
+			out[filepath.Join(host, e.Name())] = path.Join(at, e.Name())
+		}
+	}
+	return out, nil
 }
 
 func makeDirs(w *tar.Writer, made map[string]bool, dir string, mode int64) error {

@@ -80,10 +80,10 @@ func exec(name *string, out func() string) *cobra.Command {
 }
 
 func pack() *cobra.Command {
-	var file, name, entrypoint string
+	var file, name, base, entrypoint string
 	var files []string
-	c := &cobra.Command{Use: "image", Short: "pack static binaries into a docker archive", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
-		spec := image.Spec{Name: name, Files: map[string]string{}, Entrypoint: []string{entrypoint}}
+	c := &cobra.Command{Use: "image", Short: "pack files into a docker archive", Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
+		spec := image.Spec{Name: name, Base: base, Files: map[string]string{}, Entrypoint: []string{entrypoint}}
 		for _, f := range files {
 			from, to, ok := strings.Cut(f, ":")
 			if !ok {
@@ -95,6 +95,7 @@ func pack() *cobra.Command {
 	}}
 	c.Flags().StringVarP(&file, "output", "o", "", "archive to write")
 	c.Flags().StringVar(&name, "image-name", "", "full name of the image")
+	c.Flags().StringVar(&base, "base", "", "tar of a file system that the files lie over")
 	c.Flags().StringVar(&entrypoint, "entrypoint", "", "what the image runs")
 	c.Flags().StringArrayVar(&files, "file", nil, "HOST:/PATH/IN/IMAGE")
 	return c
