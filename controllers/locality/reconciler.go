@@ -60,7 +60,7 @@ type scope struct {
 func SetupWithManager(mgr ctrl.Manager, observer Observer) error {
 	r := &Reconciler{
 		Client: mgr.GetClient(), observer: observer,
-		applier: apply.New(mgr.GetClient(), "locality-controller"),
+		applier: apply.New(mgr.GetClient(), "locality-controller").LookingPast(mgr.GetAPIReader()),
 		written: map[types.NamespacedName]time.Time{},
 	}
 	return ctrl.NewControllerManagedBy(mgr).

@@ -28,6 +28,7 @@ type master struct {
 	mu      sync.Mutex
 	changed chan struct{}
 	says    contract.Summary
+	streams int // that are open
 	ip      string
 	http    *http.Server
 }
@@ -78,6 +79,19 @@ func (m *Masters) Say(of types.NamespacedName, edit func(*contract.Summary)) {
 	}
 }
 
+// Heard tells whether somebody listens to the master of a runtime.
+func (m *Masters) Heard(of types.NamespacedName) bool {
+	m.mu.Lock()
+	s := m.servers[of]
+	m.mu.Unlock()
+	if s == nil {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.streams > 0
+}
+
 func (m *Masters) close() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -101,6 +115,14 @@ func (s *master) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.edit(func(says *contract.Summary) { says.Retired = true })
 		return
 	}
+	s.mu.Lock()
+	s.streams++
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.streams--
+	}()
 	repeat := time.NewTicker(15 * time.Second)
 	defer repeat.Stop()
 	for {

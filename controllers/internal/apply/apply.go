@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
+	"strings"
 	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -24,10 +26,12 @@ import (
 var ErrForeign = errors.New("belongs to somebody else")
 
 // Applier applies objects as one field owner. It remembers what it applied, so
-// that a round in which that is still there makes no request.
+// that a round in which that is still there makes no request. What a
+// predecessor applied, before a restart, is told by who manages which fields.
 type Applier struct {
 	client client.Client
-	// direct reads past the cache, which holds only what carries our labels.
+	// direct reads past the cache, which holds only what carries our labels and
+	// forgets who manages which fields; nil when there is none.
 	direct client.Reader
 	owner  client.FieldOwner
 
@@ -42,7 +46,7 @@ type applied struct {
 
 // New makes an Applier with a field owner.
 func New(c client.Client, owner string) *Applier {
-	return &Applier{client: c, direct: c, owner: client.FieldOwner(owner), done: map[types.UID]applied{}}
+	return &Applier{client: c, owner: client.FieldOwner(owner), done: map[types.UID]applied{}}
 }
 
 // LookingPast has the Applier look past a cache that does not hold everything
@@ -66,7 +70,7 @@ func (a *Applier) Apply(ctx context.Context, desired client.Object, mine func(li
 	}
 	live := desired.DeepCopyObject().(client.Object)
 	err = a.client.Get(ctx, client.ObjectKeyFromObject(desired), live)
-	if apierrors.IsNotFound(err) {
+	if apierrors.IsNotFound(err) && a.direct != nil {
 		// It may be somebody else's and therefore not in the cache.
 		err = a.direct.Get(ctx, client.ObjectKeyFromObject(desired), live)
 	}
@@ -77,7 +81,7 @@ func (a *Applier) Apply(ctx context.Context, desired client.Object, mine func(li
 	case mine != nil && !mine(live):
 		return fmt.Errorf("%s: %w", name, ErrForeign)
 	}
-	done, err := a.isDone(live, intent, digest)
+	done, err := a.isDone(ctx, live, intent, digest)
 	if err != nil {
 		return fmt.Errorf("apply %s: %w", name, err)
 	}
@@ -123,14 +127,14 @@ func ptrTo[T any](v T) *T { return &v }
 // isDone tells whether what is wanted was applied before and is still there.
 // Others change an object all the time, in its status and in fields that nobody
 // here wants: that needs no request.
-func (a *Applier) isDone(live client.Object, intent *unstructured.Unstructured, digest [sha256.Size]byte) (bool, error) {
+func (a *Applier) isDone(ctx context.Context, live client.Object, intent *unstructured.Unstructured, digest [sha256.Size]byte) (bool, error) {
 	a.mu.Lock()
 	last, ok := a.done[live.GetUID()]
 	a.mu.Unlock()
-	if !ok || last.desired != digest {
+	if live.GetUID() == "" || ok && last.desired != digest {
 		return false, nil
 	}
-	if last.resourceVersion == live.GetResourceVersion() {
+	if ok && last.resourceVersion == live.GetResourceVersion() {
 		return true, nil
 	}
 	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(live)
@@ -142,10 +146,110 @@ func (a *Applier) isDone(live client.Object, intent *unstructured.Unstructured, 
 			return false, nil
 		}
 	}
+	if !ok {
+		if inherited, err := a.isInherited(ctx, live, intent); err != nil || !inherited {
+			return false, err
+		}
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.done[live.GetUID()] = applied{resourceVersion: live.GetResourceVersion(), desired: digest}
 	return true, nil
+}
+
+// isInherited tells of an object that has all that is wanted whether an Applier
+// of the same owner, before a restart, wanted nothing else of it. The cache may
+// have forgotten who manages which fields, so they are read past it, once.
+func (a *Applier) isInherited(ctx context.Context, live client.Object, intent *unstructured.Unstructured) (bool, error) {
+	if a.direct == nil {
+		return false, nil
+	}
+	known := &metav1.PartialObjectMetadata{}
+	known.SetGroupVersionKind(intent.GroupVersionKind())
+	if err := a.direct.Get(ctx, client.ObjectKeyFromObject(live), known); err != nil {
+		return false, client.IgnoreNotFound(err)
+	}
+	if known.UID != live.GetUID() || known.ResourceVersion != live.GetResourceVersion() {
+		return false, nil // the cache is behind
+	}
+	for _, entry := range known.ManagedFields {
+		if entry.Manager != string(a.owner) || entry.Operation != metav1.ManagedFieldsOperationApply || entry.Subresource != "" {
+			continue
+		}
+		var fields map[string]any
+		if entry.FieldsV1 == nil || json.Unmarshal(entry.FieldsV1.Raw, &fields) != nil {
+			return false, nil
+		}
+		return entry.APIVersion == intent.GetAPIVersion() && wants(intent.Object, fields), nil
+	}
+	return false, nil
+}
+
+// wants tells whether every field of a set, in the form of managedFields, is
+// wanted. One that it cannot find says no, which costs a request and nothing else.
+func wants(want any, fields map[string]any) bool {
+	for key, below := range fields {
+		if key == "." {
+			continue // the map or element itself
+		}
+		kind, name, _ := strings.Cut(key, ":")
+		value, ok := any(nil), false
+		switch kind {
+		case "f": // a field of a map
+			if m, isMap := want.(map[string]any); isMap {
+				value, ok = m[name]
+			}
+		case "k": // the element of a list that has these fields
+			var match map[string]any
+			list, isList := want.([]any)
+			if !isList || json.Unmarshal([]byte(name), &match) != nil {
+				return false
+			}
+			for _, element := range list {
+				if hasFields(element, match) {
+					value, ok = element, true
+				}
+			}
+		case "v": // an element of a list of values
+			var match any
+			list, isList := want.([]any)
+			if !isList || json.Unmarshal([]byte(name), &match) != nil {
+				return false
+			}
+			ok = slices.ContainsFunc(list, func(element any) bool { return sameValue(element, match) })
+		}
+		if !ok {
+			return false
+		}
+		if below, deeper := below.(map[string]any); deeper && len(below) > 0 && !wants(value, below) {
+			return false
+		}
+	}
+	return true
+}
+
+// hasFields tells whether an element of a list has the fields that are its key.
+// Some have defaults that nobody writes down, such as a port's protocol.
+func hasFields(element any, match map[string]any) bool {
+	m, ok := element.(map[string]any)
+	if !ok {
+		return false
+	}
+	for field, want := range match {
+		if have, there := m[field]; there && !sameValue(have, want) || !there && field != "protocol" {
+			return false
+		}
+	}
+	return true
+}
+
+// sameValue compares what Go's types give with what JSON gives, where a number
+// is a float.
+func sameValue(a, b any) bool {
+	if n, ok := a.(int64); ok {
+		return any(float64(n)) == b
+	}
+	return reflect.DeepEqual(a, b)
 }
 
 // holds tells whether a value has all that is wanted of it. Of lists it wants
