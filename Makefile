@@ -91,7 +91,7 @@ lint: ## run the linters
 
 .PHONY: bench
 bench: prerequisites build ## measure against the local disk, raw sockets and other caches (ratios of one run)
-	@hack/tools/build.sh versitygw
+	@hack/tools/build.sh versitygw versitygw-keepalive
 	@hack/tools/peers.sh
 	@$(BIN)/bench
 

@@ -200,6 +200,14 @@ func (c *cache) cpu() (total time.Duration) {
 
 // close ends all processes and removes what they left.
 func (c *cache) close() {
+	c.stop()
+	if os.Getenv("MILLRACE_BENCH_KEEP") == "" {
+		_ = os.RemoveAll(c.dir)
+	}
+}
+
+// stop ends all processes.
+func (c *cache) stop() {
 	for len(c.clients) > 0 {
 		c.unmount()
 	}
@@ -208,9 +216,6 @@ func (c *cache) close() {
 	}
 	if c.master != nil {
 		c.master.stop()
-	}
-	if os.Getenv("MILLRACE_BENCH_KEEP") == "" {
-		_ = os.RemoveAll(c.dir)
 	}
 }
 

@@ -11,6 +11,9 @@ import (
 	"time"
 )
 
+// keepBytes is what the files of one run may take to stay until the end.
+const keepBytes = 1 << 30
+
 // stream is size bytes that differ by seed.
 func stream(seed byte, size int64) io.Reader {
 	return io.LimitReader(rand.NewChaCha8([32]byte{seed}), size)
@@ -22,81 +25,129 @@ func smallBody(i, size int) io.Reader {
 	return bytes.NewReader(p)
 }
 
-// fromS3 reads for the first time: a large object, and many small ones.
+// fresh is a cache that begins anew with each run, and what its processes and
+// the server spent in the last one. The files of the runs before stay until the
+// end where they are small: ext4 gives the inodes of files that were removed in
+// the last minutes to nobody, and who makes files by the thousand looks through
+// them all, which took a third of the worker's time.
+type fresh struct {
+	side
+	c                      *cache
+	former                 []*cache
+	worker, client, server time.Duration
+}
+
+// newFresh reads a bucket through a cache that has nothing yet, whose client is
+// on the node of a worker, or on one without if node is negative.
+func (b *Bench) newFresh(ctx context.Context, store *objectStore, bucket string, node int, size int64, read func(mnt string) work) (*fresh, error) {
+	mount, err := store.mount(bucket)
+	if err != nil {
+		return nil, err
+	}
+	f := &fresh{}
+	var mnt string
+	f.before = func() (err error) {
+		if f.c != nil {
+			f.c.stop()
+			f.former = append(f.former, f.c)
+		}
+		if size > keepBytes {
+			f.end()
+		}
+		f.c = nil
+		if f.c, err = b.newCache(ctx, "s3", cacheConfig{mount: mount, workers: 1, quota: "8Gi"}); err != nil {
+			return err
+		}
+		if mnt, err = f.c.mount(ctx, node); err != nil {
+			return err
+		}
+		return b.settle(size)
+	}
+	f.work = func() (done, error) {
+		worker, client, server := f.c.workers[0].cpu(), f.c.clients[0].cpu(), store.cpu()
+		d, err := read(mnt)()
+		f.worker, f.client, f.server = f.c.workers[0].cpu()-worker, f.c.clients[0].cpu()-client, store.cpu()-server
+		return d, err
+	}
+	return f, nil
+}
+
+func (f *fresh) end() {
+	for _, c := range append(f.former, f.c) {
+		if c != nil {
+			c.close()
+		}
+	}
+	f.c, f.former = nil, nil
+}
+
+// spent is a figure of what the last run cost, for each of so many units.
+func (f *fresh) spent(name, unit string, units float64) Figure {
+	per := func(d time.Duration) float64 { return d.Seconds() / units }
+	return once(name, unit, per(f.worker+f.client+f.server), nil, lower,
+		fmt.Sprintf("worker %.3g, client %.3g, S3 server %.3g; without the reader, in the last run", per(f.worker), per(f.client), per(f.server)))
+}
+
+// fromS3 reads a large object for the first time.
 func fromS3(ctx context.Context, b *Bench) error {
 	store, err := b.newObjectStore(ctx)
 	if err != nil {
 		return err
 	}
 	defer store.stop()
-	size, n := b.of(2<<30), int(b.of(5000))
-	for _, bucket := range []string{"large", "small"} {
-		if err := store.bucket(ctx, bucket); err != nil {
-			return err
-		}
+	size := b.of(2 << 30)
+	if err := store.bucket(ctx, "large"); err != nil {
+		return err
 	}
 	if err := store.put(ctx, "large", 1, func(int) (string, io.Reader) { return "f", stream(1, size) }); err != nil {
+		return err
+	}
+	first, err := b.newFresh(ctx, store, "large", 0, 2*size, func(mnt string) work { return sequential(filepath.Join(mnt, "f"), 1, 1<<20) })
+	if err != nil {
+		return err
+	}
+	defer first.end()
+	p, err := b.inTurn(first.side, side{work: store.fetch(ctx, "large", "f", size)})
+	if err != nil {
+		return err
+	}
+	b.add(p.ratio("s3/first-read/2GiB", aim(0.75), gigabytes), first.spent("s3/first-read/cpu", "s/GB", float64(size)/1e9))
+	return nil
+}
+
+// firstTouch reads many small objects for the first time, on a node with a
+// worker and on one without.
+func firstTouch(ctx context.Context, b *Bench) error {
+	store, err := b.newObjectStore(ctx)
+	if err != nil {
+		return err
+	}
+	defer store.stop()
+	n := int(b.of(5000))
+	if err := store.bucket(ctx, "small"); err != nil {
 		return err
 	}
 	if err := store.put(ctx, "small", n, func(i int) (string, io.Reader) { return smallName(i), smallBody(i, 64<<10) }); err != nil {
 		return err
 	}
-	// The first read of a cache needs a new cache each time.
-	var last struct{ worker, client, server time.Duration }
-	fresh := func(bucket string, read func(mnt string) work) (side, func(), error) {
-		mount, err := store.mount(bucket)
-		if err != nil {
-			return side{}, nil, err
+	for _, at := range []struct {
+		name string
+		node int
+	}{{"s3/first-touch", 0}, {"s3/first-touch/no-worker", -1}} {
+		if err := b.touch(ctx, store, at.node, at.name, n); err != nil {
+			return err
 		}
-		var c *cache
-		var mnt string
-		end := func() {
-			if c != nil {
-				c.close()
-				c = nil
-			}
-		}
-		return side{
-			before: func() (err error) {
-				end()
-				if c, err = b.newCache(ctx, "s3", cacheConfig{mount: mount, workers: 1, quota: "8Gi"}); err != nil {
-					return err
-				}
-				if mnt, err = c.mount(ctx, 0); err != nil {
-					return err
-				}
-				return b.settle(2 * size)
-			},
-			work: func() (done, error) {
-				server := store.cpu()
-				d, err := read(mnt)()
-				last.worker, last.client, last.server = c.workers[0].cpu(), c.clients[0].cpu(), store.cpu()-server
-				return d, err
-			},
-		}, end, nil
 	}
-	first, end, err := fresh("large", func(mnt string) work { return sequential(filepath.Join(mnt, "f"), 1, 1<<20) })
-	if err != nil {
-		return err
-	}
-	p, err := b.inTurn(first, side{work: store.fetch(ctx, "large", "f", size)})
-	end()
-	if err != nil {
-		return err
-	}
-	b.add(p.ratio("s3/first-read/2GiB", aim(0.75), gigabytes))
-	if last.worker > 0 {
-		perGB := func(d time.Duration) float64 { return d.Seconds() / (float64(size) / 1e9) }
-		b.add(once("s3/first-read/cpu", "s/GB", perGB(last.worker+last.client+last.server), nil, lower,
-			fmt.Sprintf("worker %.2f, client %.2f, S3 server %.2f; without the reader, in the last run", perGB(last.worker), perGB(last.client), perGB(last.server))))
-	}
+	return nil
+}
 
-	first, end, err = fresh("small", func(mnt string) work { return small(mnt, n, 1) })
+func (b *Bench) touch(ctx context.Context, store *objectStore, node int, name string, n int) error {
+	first, err := b.newFresh(ctx, store, "small", node, int64(2*n)<<16, func(mnt string) work { return small(mnt, n, 1) })
 	if err != nil {
 		return err
 	}
-	p, err = b.inTurn(first, side{work: store.fetchAll(ctx, "small", n, 1)})
-	end()
+	defer first.end()
+	p, err := b.inTurn(first.side, side{work: store.fetchAll(ctx, "small", n, 1)})
 	if err != nil {
 		return err
 	}
@@ -104,9 +155,9 @@ func fromS3(ctx context.Context, b *Bench) error {
 	for _, d := range p.a {
 		rates = append(rates, d.perSecond()/1e3)
 	}
-	f := ofRuns("s3/first-touch/64KiB/1-reader", "k/s", rates, aim(2), higher)
+	f := ofRuns(name+"/64KiB/1-reader", "k/s", rates, aim(2), higher)
 	f.Note = "one GET after the other: " + thousands(p.a[0], p.b[0])
-	b.add(f)
+	b.add(f, first.spent(name+"/cpu", "us/file", float64(n)/1e6))
 	return nil
 }
 

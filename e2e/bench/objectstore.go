@@ -41,8 +41,12 @@ func (b *Bench) newObjectStore(ctx context.Context) (*objectStore, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := start(b.dir, "versitygw", []string{"ROOT_ACCESS_KEY=" + accessKey, "ROOT_SECRET_KEY=" + secretKey},
-		b.binary("versitygw"), "--port", address, "posix", dir)
+	server := b.binary("versitygw-keepalive")
+	if _, err := os.Stat(server); err != nil {
+		server = b.binary("versitygw") // closes the connection after each request, as no store does
+	}
+	p, err := start(b.dir, "versitygw", []string{"ROOT_ACCESS_KEY=" + accessKey, "ROOT_SECRET_KEY=" + secretKey, "VGW_KEEP_ALIVE=true"},
+		server, "--port", address, "posix", dir)
 	if err != nil {
 		return nil, err
 	}

@@ -21,6 +21,9 @@ pinned() {
 	helm) echo "v3.22.0 install helm.sh/helm/v3/cmd/helm" ;;
 	coredns) echo "v1.15.0 install github.com/coredns/coredns" ;;
 	versitygw) echo "v1.0.14 install github.com/versity/versitygw/cmd/versitygw" ;;
+	# The first version that keeps connections, as object stores do; only the bench
+	# needs it, and its sessions are stricter than the tests' STS.
+	versitygw-keepalive) echo "v1.8.0 install github.com/versity/versitygw/cmd/versitygw" ;;
 	rclone) echo "v1.75.1 install github.com/rclone/rclone" ;;
 	golangci-lint) echo "v2.15.0 install github.com/golangci/golangci-lint/v2/cmd/golangci-lint" ;;
 	*) echo "build.sh: unknown tool $1" >&2; exit 1 ;;

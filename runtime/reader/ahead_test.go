@@ -120,6 +120,12 @@ func TestFilesOpenedInNoOrderAreNotReadAhead(t *testing.T) {
 }
 
 func TestAFileThatChangedAfterItWasOpenedAheadIsNotGiven(t *testing.T) {
+	for name, node := range map[string]string{"by the worker of this node": "a", "by owners": ""} {
+		t.Run(name, func(t *testing.T) { changedAhead(t, node) })
+	}
+}
+
+func changedAhead(t *testing.T, node string) {
 	s := newScene(t, nil)
 	path := func(i int) string { return fmt.Sprintf("d/%04d", i) }
 	for i := range 20 {
@@ -127,7 +133,7 @@ func TestAFileThatChangedAfterItWasOpenedAheadIsNotGiven(t *testing.T) {
 	}
 	s.worker("a", 1<<30)
 	c, count := s.counters()
-	r := s.reader("a", count)
+	r := s.reader(node, count)
 	s.check(r, path(0), content(path(0), 5000))
 	s.check(r, path(1), content(path(1), 5000))
 	s.until("nothing is opened ahead", func() bool { return c.value("millrace_client_early_files", "") > 2 })
@@ -139,6 +145,37 @@ func TestAFileThatChangedAfterItWasOpenedAheadIsNotGiven(t *testing.T) {
 	})
 	s.check(r, path(2), content(path(2), 5000))
 	s.check(r, path(3), content("another", 6000))
+}
+
+// TestAnOwnerThatDiesWhileSmallFilesAreReadAheadFailsNoRead: neither those that
+// were on their way together nor the next ones.
+func TestAnOwnerThatDiesWhileSmallFilesAreReadAheadFailsNoRead(t *testing.T) {
+	for name, sig := range map[string]syscall.Signal{"killed": syscall.SIGKILL, "hung": syscall.SIGSTOP} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t, nil)
+			const files = 400
+			path := func(i int) string { return fmt.Sprintf("d/%04d", i) }
+			for i := range files {
+				s.put(path(i), content(path(i), 1000+i))
+			}
+			child := s.workerProcess("k", 1<<30)
+			s.worker("b", 1<<30)
+			c, count := s.counters()
+			r := s.reader("", count)
+			for i := range files {
+				if i == files/4 {
+					if err := child.Process.Signal(sig); err != nil {
+						t.Fatal(err)
+					}
+				}
+				s.check(r, path(i), content(path(i), 1000+i))
+			}
+			if used := c.value("millrace_client_read_ahead_files_total", "used"); used < files/2 {
+				t.Errorf("%v of %d files were opened ahead", used, files)
+			}
+		})
+	}
 }
 
 func TestARandomReaderOfRemoteBytesGetsLittleMoreThanItReads(t *testing.T) {

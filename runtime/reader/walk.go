@@ -23,8 +23,9 @@ const (
 	// with each further one.
 	walkEntries, maxWalkEntries = 1024, 512 << 10
 	// firstWalk files are fetched ahead at first, then twice as many with each
-	// file that is opened in order, up to maxWalk.
-	firstWalk, maxWalk = 4, 64
+	// file that is opened in order, up to maxWalk; from then on walkStep at a
+	// time, for those that are wanted of one peer to go together.
+	firstWalk, maxWalk, walkStep = 4, 96, 32
 	// walkFileBytes is the largest file that is fetched ahead, walkBytes what
 	// may be ready or on its way in all.
 	walkFileBytes = 4 << 20
@@ -221,6 +222,9 @@ func (w *walks) advanceLocked(d *walk, name string) (next []*early) {
 		return nil
 	}
 	i, end := max(d.ahead, at+1), at+1+d.window
+	if d.window == maxWalk && end-i < walkStep {
+		return nil
+	}
 	for e := range d.dir.From(i) {
 		if i >= end {
 			break

@@ -63,11 +63,18 @@ type ClientOptions struct {
 type Client struct {
 	opts   ClientOptions
 	dialer net.Dialer
+	gather time.Duration // gatherFor, but for tests
+
+	// ctx is the life of the batches, which wg counts.
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
 
 	mu      sync.Mutex
 	closed  bool
 	idle    map[string][]*clientConn
 	suspect map[string]suspicion
+	queues  map[string]*queue
 }
 
 type suspicion struct {
@@ -106,21 +113,28 @@ func NewClient(opts ClientOptions) *Client {
 	if opts.Fetched == nil {
 		opts.Fetched = func(Range, time.Duration, error) {}
 	}
-	return &Client{
+	c := &Client{
 		opts: opts, dialer: net.Dialer{Timeout: min(dialTimeout, opts.Silence), KeepAlive: 30 * time.Second},
-		idle: map[string][]*clientConn{}, suspect: map[string]suspicion{},
+		idle: map[string][]*clientConn{}, suspect: map[string]suspicion{}, queues: map[string]*queue{}, gather: gatherFor,
 	}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	return c
 }
 
-// Close closes the connections that are not in use; the others are closed when
-// their range ends.
+// Close closes the connections that are not in use, and ends what was asked for
+// in batches; the others are closed when their range ends.
 func (c *Client) Close() {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.closed = true
 	for addr := range c.idle {
 		c.dropLocked(addr)
 	}
+	c.cancel()
+	for addr, q := range c.queues {
+		c.departLocked(addr, q) // to their end
+	}
+	c.mu.Unlock()
+	c.wg.Wait()
 }
 
 // Forget closes what is kept for peers that are not in the list.
@@ -158,104 +172,90 @@ func (c *Client) Suspect(addr string) bool {
 // errors), or ErrPeer if the peer fails, at the latest Silence after its last
 // sign of life. Bytes that do not match the checksums that come with them are
 // asked for once more, for the peer to look at them again; then it is ErrCorrupt.
+// Small ranges that are wanted at the same time go together, see queue.
 func (c *Client) Fetch(ctx context.Context, addr string, r Range, dst []byte) error {
-	one := fetch{Range: r, dst: dst}
-	err := c.all(ctx, addr, []*fetch{&one})
-	if err == nil && errors.Is(one.err, ErrCorrupt) {
-		one.Flags, one.done = one.Flags|FlagDoubt, false
-		err = c.all(ctx, addr, []*fetch{&one})
+	one, err := newFetch(r, dst)
+	if err != nil {
+		return err
 	}
-	return errors.Join(err, one.err)
-}
-
-// FetchMany is Fetch for many ranges in few round trips. Each has its own error.
-func (c *Client) FetchMany(ctx context.Context, addr string, ranges []Range, dst [][]byte) []error {
-	all := make([]*fetch, len(ranges))
-	for i, r := range ranges {
-		all[i] = &fetch{Range: r, dst: dst[i]}
+	if err = c.send(ctx, addr, one); !errors.Is(err, ErrCorrupt) {
+		return err
 	}
-	failed := c.all(ctx, addr, all)
-	errs := make([]error, len(all))
-	for i, f := range all {
-		switch {
-		case f.done:
-			errs[i] = f.err
-		case failed != nil:
-			errs[i] = failed
-		}
-		if errors.Is(errs[i], ErrCorrupt) {
-			errs[i] = c.Fetch(ctx, addr, f.Range, f.dst)
-		}
+	r.Flags |= FlagDoubt
+	if one, err = newFetch(r, dst); err != nil {
+		return err
 	}
-	return errs
+	return c.alone(ctx, addr, one)
 }
 
 // Keep tells the peer at addr to take in a range from whoever has it, in its own
 // time. ErrNoSpace: it has too much to do.
 func (c *Client) Keep(ctx context.Context, addr string, r Range) error {
 	r.Flags = flagKeep
-	one := fetch{Range: r}
-	return errors.Join(c.all(ctx, addr, []*fetch{&one}), one.err)
+	one, err := newFetch(r, nil)
+	if err != nil {
+		return err
+	}
+	return c.alone(ctx, addr, one)
 }
 
 // fetch is one range that is asked for.
 type fetch struct {
 	Range
-	dst  []byte
-	done bool  // answered
-	err  error // the peer's answer
+	dst     []byte
+	request []byte
+	done    bool  // answered
+	err     error // the peer's answer
+	ticket  *ticket
+}
+
+func newFetch(r Range, dst []byte) (*fetch, error) {
+	r.Flags |= flagSums
+	f := &fetch{Range: r, dst: dst}
+	if int64(len(dst)) != f.expects() {
+		return nil, fmt.Errorf("a buffer of %d bytes for a range of %d", len(dst), r.N)
+	}
+	var err error
+	f.request, err = appendRequest(nil, r)
+	return f, err
+}
+
+// alone has one range answered.
+func (c *Client) alone(ctx context.Context, addr string, f *fetch) error {
+	if err := c.all(ctx, addr, []*fetch{f}); err != nil {
+		return err
+	}
+	return f.err
 }
 
 // all has the ranges answered over one connection. Its error is that of the
 // peer, and goes for the ranges that are not done.
 func (c *Client) all(ctx context.Context, addr string, fetches []*fetch) error {
 	start := time.Now()
-	requests := make([][]byte, len(fetches))
-	for i, f := range fetches {
-		var err error
-		f.Flags |= flagSums
-		if requests[i], err = appendRequest(nil, f.Range); err != nil {
-			return err
-		}
-		if int64(len(f.dst)) != f.expects() {
-			return fmt.Errorf("a buffer of %d bytes for a range of %d", len(f.dst), f.N)
-		}
-	}
 	for {
 		conn, reused, err := c.conn(ctx, addr)
-		if err != nil {
-			err = c.failed(ctx, addr, err)
-			c.ended(fetches, start, err)
-			return err
-		}
-		begun, err := c.exchange(ctx, conn, requests, fetches)
+		begun := false
 		if err == nil {
-			if ctx.Err() != nil { // its deadline may be the one of the cancel
-				conn.close()
-			} else {
-				c.put(addr, conn)
+			if begun, err = c.exchange(ctx, conn, fetches, start); err == nil {
+				if ctx.Err() != nil { // its deadline may be the one of the cancel
+					conn.close()
+				} else {
+					c.put(addr, conn)
+				}
+				return nil
 			}
-			c.ended(fetches, start, nil)
-			return nil
+			conn.close()
 		}
-		conn.close()
 		if reused && !begun && ctx.Err() == nil && !isTimeout(err) {
 			continue // the peer had closed it, maybe long ago
 		}
 		err = c.failed(ctx, addr, err)
-		c.ended(fetches, start, err)
-		return err
-	}
-}
-
-func (c *Client) ended(fetches []*fetch, start time.Time, failed error) {
-	took := time.Since(start)
-	for _, f := range fetches {
-		err := f.err
-		if !f.done {
-			err = failed
+		for _, f := range fetches {
+			if !f.done {
+				c.opts.Fetched(f.Range, time.Since(start), err)
+			}
 		}
-		c.opts.Fetched(f.Range, took, err)
+		return err
 	}
 }
 
@@ -349,7 +349,7 @@ var answers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, answer
 
 // exchange sends requests and takes in their answers. begun tells that a part of
 // an answer came.
-func (c *Client) exchange(ctx context.Context, conn *clientConn, requests [][]byte, fetches []*fetch) (begun bool, err error) {
+func (c *Client) exchange(ctx context.Context, conn *clientConn, fetches []*fetch, start time.Time) (begun bool, err error) {
 	var mu sync.Mutex // orders deadlines: the one of a cancel is the last
 	cancelled := false
 	stop := context.AfterFunc(ctx, func() {
@@ -375,9 +375,9 @@ func (c *Client) exchange(ctx context.Context, conn *clientConn, requests [][]by
 	sent, ahead := 0, 0 // requests sent, and their bytes that are not answered
 	for i, f := range fetches {
 		var more []byte
-		for sent < len(requests) && (sent == i || sent-i < maxAhead && ahead+len(requests[sent]) <= maxAheadBytes) {
-			more = append(more, requests[sent]...)
-			ahead += len(requests[sent])
+		for sent < len(fetches) && (sent == i || sent-i < maxAhead && ahead+len(fetches[sent].request) <= maxAheadBytes) {
+			more = append(more, fetches[sent].request...)
+			ahead += len(fetches[sent].request)
 			sent++
 		}
 		if len(more) > 0 {
@@ -386,12 +386,14 @@ func (c *Client) exchange(ctx context.Context, conn *clientConn, requests [][]by
 				return begun, fmt.Errorf("%w: send a request: %w", ErrPeer, err)
 			}
 		}
-		some, err := c.take(in, conn, f, extend)
+		some, said, err := c.take(in, conn, f, extend)
 		begun = begun || some
 		if err != nil {
 			return begun, err
 		}
-		ahead -= len(requests[i])
+		c.opts.Fetched(f.Range, time.Since(start), said)
+		f.settle(said)
+		ahead -= len(f.request)
 	}
 	if in.Buffered() > 0 {
 		return true, fmt.Errorf("%w: it answers what was not asked", ErrPeer)
@@ -399,51 +401,50 @@ func (c *Client) exchange(ctx context.Context, conn *clientConn, requests [][]by
 	return true, nil
 }
 
-// take takes in one answer. Its error is one of the peer; what the peer answers
-// goes into f.
-func (c *Client) take(in *bufio.Reader, conn *clientConn, f *fetch, extend func(time.Duration)) (begun bool, err error) {
+// take takes in one answer: what the peer said, or an error of the peer itself.
+func (c *Client) take(in *bufio.Reader, conn *clientConn, f *fetch, extend func(time.Duration)) (begun bool, said, err error) {
 	var header [answerHeader]byte
 	for start := time.Now(); ; {
 		extend(c.opts.Silence)
 		if n, err := io.ReadFull(in, header[:]); err != nil {
-			return begun || n > 0, fmt.Errorf("%w: wait for an answer: %w", ErrPeer, err)
+			return begun || n > 0, nil, fmt.Errorf("%w: wait for an answer: %w", ErrPeer, err)
 		}
 		begun = true
 		a, err := parseAnswer(header[:], int64(len(f.dst)))
 		switch {
 		case err != nil:
-			return true, fmt.Errorf("%w: %w", ErrPeer, err)
+			return true, nil, fmt.Errorf("%w: %w", ErrPeer, err)
 		case a.status == statusWorking && time.Since(start) > c.opts.Patience:
-			return true, fmt.Errorf("%w: no answer in %s", ErrPeer, c.opts.Patience)
+			return true, nil, fmt.Errorf("%w: no answer in %s", ErrPeer, c.opts.Patience)
 		case a.status == statusWorking:
 			continue
 		case a.status != wirepb.Status_STATUS_OK:
 			text := make([]byte, a.length)
 			if _, err := io.ReadFull(in, text); err != nil {
-				return true, fmt.Errorf("%w: read an answer: %w", ErrPeer, err)
+				return true, nil, fmt.Errorf("%w: read an answer: %w", ErrPeer, err)
 			}
-			f.done, f.err = true, StatusError(a.status, string(text))
-			return true, nil
+			return true, StatusError(a.status, string(text)), nil
 		}
 		// One deadline for all of it: a peer that trickles is a dead one.
 		extend(c.opts.Silence + time.Duration(len(f.dst))*time.Second/minRate)
 		var sums Sums
 		if a.sums {
 			if sums, err = readSums(in, int64(len(f.dst))); err != nil {
-				return true, fmt.Errorf("%w: read checksums: %w", ErrPeer, err)
+				return true, nil, fmt.Errorf("%w: read checksums: %w", ErrPeer, err)
 			}
 		}
-		good, err := receive(in, conn, f.dst, sums)
-		switch {
-		case err != nil:
-			return true, fmt.Errorf("%w: %w", ErrPeer, err)
-		case !good:
-			f.err = fmt.Errorf("%w: %d+%d of %s", ErrCorrupt, f.Off, f.N, f.Object.GetPath())
-		default:
-			f.err = nil
+		good := false
+		err = f.fill(func(dst []byte) error {
+			good, err = receive(in, conn, dst, sums)
+			return err
+		})
+		if err != nil {
+			return true, nil, fmt.Errorf("%w: %w", ErrPeer, err)
 		}
-		f.done = true
-		return true, nil
+		if !good {
+			said = fmt.Errorf("%w: %d+%d of %s", ErrCorrupt, f.Off, f.N, f.Object.GetPath())
+		}
+		return true, said, nil
 	}
 }
 

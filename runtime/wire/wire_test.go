@@ -425,7 +425,7 @@ func BenchmarkFetch(b *testing.B) {
 				for j := range ranges {
 					ranges[j] = Range{Object: o, Off: (i*many + int64(j)) * n % size, N: n, Flags: FlagFetch}
 				}
-				if err := errors.Join(c.FetchMany(b.Context(), plain, ranges, dst)...); err != nil {
+				if err := errors.Join(fetchMany(b.Context(), c, plain, ranges, dst)...); err != nil {
 					b.Fatal(err)
 				}
 			}

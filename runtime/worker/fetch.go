@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"github.com/millrace/millrace/runtime/peers"
 	"github.com/millrace/millrace/runtime/source"
 	"github.com/millrace/millrace/runtime/store"
@@ -43,6 +45,10 @@ const (
 	// fullFor is for how long a store that was full is not tried again: a
 	// block that has no room is not worth fetching.
 	fullFor = time.Second
+	// smallPeerReads small blocks may come from peers in place of a whole one:
+	// what bounds these is their memory, and small ones wait for the source of
+	// their owner most of all.
+	smallPeerReads = 64
 	// maxAhead is how many fetches may be under way before no read-ahead starts.
 	maxAhead = 64
 )
@@ -54,11 +60,13 @@ type fetcher struct {
 	ctx  context.Context
 	crew *crew // of the fetches
 	wg   sync.WaitGroup
-	// A fetch that may wait for a peer's fetch holds a slot of peer, and then
-	// one of source if no peer helps. One that waits for no peer holds only one
-	// of source, so it always comes to its end.
-	peer, source chan struct{}
-	buffers      sync.Pool
+	// A fetch that may wait for a peer's fetch holds its bytes of peer, and then
+	// a slot of source if no peer helps. One that waits for no peer holds only
+	// one of source, so it always comes to its end.
+	peer    *semaphore.Weighted
+	peerMin int64 // bytes that the smallest block counts for
+	source  chan struct{}
+	buffers sync.Pool
 
 	// There may be room for what this worker owns when there is none for guests.
 	fullForGuests, fullForOwned fullness
@@ -97,9 +105,11 @@ type flight struct {
 	err  error
 
 	// wanted is how many asked for it and did not say that they no longer do;
-	// guarded by the fetcher's mu. With none left, dropped is closed.
-	wanted  int
-	dropped chan struct{}
+	// guarded by the fetcher's mu. With none left, drop ends ctx, which bounds the
+	// wait for a slot.
+	wanted int
+	ctx    context.Context
+	drop   context.CancelFunc
 }
 
 // tally counts bytes by where they were.
@@ -117,12 +127,13 @@ func (t *tally) add(from string, n int64) {
 }
 
 func newFetcher(w *Worker) *fetcher {
+	block := w.store.BlockBytes()
 	f := &fetcher{
-		w: w, peer: make(chan struct{}, w.cfg.PeerReads), source: make(chan struct{}, w.cfg.SourceReads),
+		w: w, peer: semaphore.NewWeighted(int64(w.cfg.PeerReads) * block), peerMin: max(1, block/smallPeerReads), source: make(chan struct{}, w.cfg.SourceReads),
 		flights: map[flightKey]*flight{},
 	}
 	f.buffers.New = func() any {
-		b := make([]byte, w.store.BlockBytes())
+		b := make([]byte, block)
 		return &b
 	}
 	return f
@@ -235,10 +246,12 @@ func (f *fetcher) fly(file *store.File, o *wirepb.Object, block int, r role) *fl
 		}
 	}
 	k := flightKey{o.GetKey(), block, r}
-	fl := &flight{done: make(chan struct{}), wanted: 1, dropped: make(chan struct{})}
+	fl := &flight{done: make(chan struct{}), wanted: 1}
+	fl.ctx, fl.drop = context.WithCancel(f.ctx)
 	f.flights[k] = fl
 	n := blockLength(file, block)
 	f.crew.run(func() {
+		defer fl.drop()
 		fl.from, fl.err = f.fetch(fl, o, block, off, n, r, owners)
 		f.mu.Lock()
 		if f.flights[k] == fl {
@@ -257,7 +270,7 @@ func (f *fetcher) leave(flights []*flight) {
 	defer f.mu.Unlock()
 	for _, fl := range flights {
 		if fl.wanted--; fl.wanted == 0 {
-			close(fl.dropped)
+			fl.drop()
 		}
 	}
 }
@@ -318,11 +331,11 @@ func (f *fetcher) isFull(file *store.File, o *wirepb.Object, block int, r role) 
 
 // bring stores a block, from the first who gives it: peers, then the source.
 func (f *fetcher) bring(fl *flight, file *store.File, o *wirepb.Object, block int, off, n int64, r role, owners []*wirepb.Member) (from string, err error) {
-	first := f.peer
+	slot := func() (func(), error) { return f.peerSlot(fl, n) }
 	if r == asServer {
-		first = f.source
+		slot = func() (func(), error) { return f.sourceSlot(fl) }
 	}
-	release, err := f.slot(fl, first)
+	release, err := slot()
 	if err != nil {
 		return "", err
 	}
@@ -335,7 +348,7 @@ func (f *fetcher) bring(fl *flight, file *store.File, o *wirepb.Object, block in
 		return fromRemote, wire.ErrNotCached
 	}
 	if r != asServer {
-		release, err := f.slot(fl, f.source)
+		release, err := f.sourceSlot(fl)
 		if err != nil {
 			return fromSource, err
 		}
@@ -430,21 +443,29 @@ func (f *fetcher) asks(r role, owners, heirs, former []*wirepb.Member) []ask {
 	return out
 }
 
-// slot waits for one of a bounded number.
-func (f *fetcher) slot(fl *flight, slots chan struct{}) (release func(), err error) {
-	select {
-	case <-fl.dropped:
-		return nil, context.Canceled
-	default:
+// sourceSlot waits until one more block may be read from the source.
+func (f *fetcher) sourceSlot(fl *flight) (release func(), err error) {
+	if err := fl.ctx.Err(); err != nil {
+		return nil, err
 	}
 	select {
-	case slots <- struct{}{}:
-		return func() { <-slots }, nil
-	case <-fl.dropped:
-		return nil, context.Canceled
-	case <-f.ctx.Done():
-		return nil, f.ctx.Err()
+	case f.source <- struct{}{}:
+		return func() { <-f.source }, nil
+	case <-fl.ctx.Done():
+		return nil, fl.ctx.Err()
 	}
+}
+
+// peerSlot waits until n more bytes may come from peers.
+func (f *fetcher) peerSlot(fl *flight, n int64) (release func(), err error) {
+	if err := fl.ctx.Err(); err != nil {
+		return nil, err
+	}
+	n = max(n, f.peerMin)
+	if err := f.peer.Acquire(fl.ctx, n); err != nil {
+		return nil, err
+	}
+	return func() { f.peer.Release(n) }, nil
 }
 
 // buffer has n bytes. Who holds one holds a slot, so their number is bounded.

@@ -43,7 +43,7 @@ type Config struct {
 	BlockBytes int64
 	// SourceReads and PeerReads bound what is read at once, in blocks; 32 and 8
 	// if 0. A source is far away and its bytes go to the disk as they come; a
-	// block of a peer is held in memory whole.
+	// block of a peer is held in memory whole, so smaller ones are more.
 	SourceReads, PeerReads int
 	// Peers are the times and the TLS of the data plane; its TLS is also that of
 	// the master.

@@ -472,3 +472,106 @@ func TestWorkersThatDisagreeOnTheMembershipNeverWaitForEachOther(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+// heldPeer owns everything and answers when open is closed.
+type heldPeer struct {
+	came chan wire.Range
+	open chan struct{}
+	file *os.File
+}
+
+type heldContent struct{ file *os.File }
+
+func (c heldContent) File() *os.File { return c.file }
+func (heldContent) Close() error     { return nil }
+
+func (p *heldPeer) Keep(wire.Range) error { return wire.ErrNoSpace }
+
+func (p *heldPeer) ServeRange(ctx context.Context, r wire.Range) (wire.Content, error) {
+	p.came <- r
+	select {
+	case <-p.open:
+		return heldContent{p.file}, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// TestManySmallBlocksComeFromPeersInPlaceOfAWholeOne: what bounds them is memory.
+func TestManySmallBlocksComeFromPeersInPlaceOfAWholeOne(t *testing.T) {
+	o := newPlace(t)
+	data := bytes.Repeat([]byte("x"), block)
+	all, err := os.Create(filepath.Join(t.TempDir(), "all"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer all.Close()
+	if _, err := all.Write(data); err != nil {
+		t.Fatal(err)
+	}
+	peer := &heldPeer{came: make(chan wire.Range, 100), open: make(chan struct{}), file: all}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var served sync.WaitGroup
+	defer served.Wait()
+	defer cancel()
+	served.Go(func() { _ = wire.NewServer(peer, wire.ServerOptions{}).Serve(ctx, l) })
+
+	b := newBoss(t, &wirepb.Member{Name: "other", Address: l.Addr().String(), CapacityBytes: 1})
+	socket := filepath.Join(t.TempDir(), "s")
+	w, err := New(Config{
+		Name: "me", Listen: "127.0.0.1:0", Socket: socket, Master: b.addr, Mounts: o.mounts(), BlockBytes: block, PeerReads: 1,
+		Tiers: []store.Tier{{Dirs: []store.Dir{{Path: t.TempDir(), QuotaBytes: 1 << 30}}}}, Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- w.Run(ctx) }()
+	defer func() {
+		cancel()
+		<-done
+	}()
+	until(t, "no members", func() bool { return w.view.Count() == 1 })
+	local, err := wire.DialLocal(t.Context(), socket, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer local.Close()
+	var opened sync.WaitGroup
+	open := func(name string, size int) {
+		f := o.put(t, name, data[:size])
+		opened.Go(func() {
+			file, err := local.Open(t.Context(), f, int64(size))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer file.Close()
+			got := make([]byte, size)
+			if _, err := file.File().ReadAt(got, 0); err != nil || !file.Complete() || !bytes.Equal(got, data[:size]) {
+				t.Errorf("%s: complete %t, %v", name, file.Complete(), err)
+			}
+		})
+	}
+	const small = smallPeerReads
+	for i := range small {
+		open(fmt.Sprintf("small-%d", i), 100+i)
+	}
+	for range small {
+		select {
+		case <-peer.came:
+		case <-time.After(time.Minute):
+			t.Fatal("small blocks wait for each other")
+		}
+	}
+	if w.fetch.peer.TryAcquire(1) {
+		t.Error("they are not counted")
+	}
+	open("whole", block)
+	close(peer.open)
+	opened.Wait()
+}
