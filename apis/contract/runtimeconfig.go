@@ -42,6 +42,9 @@ type ComponentConfig struct {
 	Options  map[string]string `json:"options,omitempty"`
 	Replicas int32             `json:"replicas,omitempty"`
 	Service  ServiceConfig     `json:"service"`
+	// Leaving are the pods, by name, that are to go: the native engine moves what
+	// they alone have to the others. Workers only.
+	Leaving []string `json:"leaving,omitempty"`
 	// TieredStoreLevels is from fast to slow; workers and clients only.
 	TieredStoreLevels []TierConfig `json:"tieredStoreLevels,omitempty"`
 }
@@ -84,6 +87,12 @@ const (
 	// OptionStoreMove is how many bytes a second move between the levels of the
 	// cache (default 64Mi, 0 for none).
 	OptionStoreMove = "store.move"
+	// OptionDrainBandwidth is how many bytes a second are copied away from workers
+	// that are to go (default 256Mi).
+	OptionDrainBandwidth = "drain.bandwidth"
+	// OptionDrainTimeout is a Go duration: workers that are to go do so after it,
+	// also with bytes that nobody else has (default 15m; 0s does not wait at all).
+	OptionDrainTimeout = "drain.timeout"
 	// OptionMetadataWalkRate is how many directories a second background walks list
 	// at most, of sources that are walked directory by directory (default: no bound).
 	OptionMetadataWalkRate = "metadata.walkRate"

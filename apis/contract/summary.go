@@ -66,6 +66,8 @@ type Summary struct {
 	LookedAt time.Time `json:"lookedAt,omitzero"`
 	// MountTable is RuntimeConfig.MountTable of the mounts that are served.
 	MountTable string `json:"mountTable,omitempty"`
+	// Live is RuntimeConfig.LiveTable of what the master has taken in.
+	Live string `json:"live,omitempty"`
 	// MetadataComplete: every mount was walked, so UFSTotalBytes and FileNum are whole.
 	MetadataComplete bool  `json:"metadataComplete"`
 	UFSTotalBytes    int64 `json:"ufsTotalBytes"`
@@ -81,6 +83,30 @@ type Summary struct {
 	Retired       bool            `json:"retired,omitempty"`
 	// Engine is set by an engine that is not ours.
 	Engine *EngineSummary `json:"engine,omitempty"`
+	// Drain is how far workers that are to go were relieved of what they have;
+	// nil while none is to go.
+	Drain *DrainSummary `json:"drain,omitempty"`
+}
+
+// DrainSummary tells of workers that are to go. They own nothing any more, and
+// what they have is copied to those that own it now, within their room.
+type DrainSummary struct {
+	// Workers are those that are to go, as the master was told, sorted.
+	Workers []string `json:"workers"`
+	// Absent are those of them that are not connected, so that nothing can be
+	// had from them.
+	Absent []string `json:"absent,omitempty"`
+	// Done: nothing is left that could be moved from those that are connected.
+	Done bool `json:"done,omitempty"`
+	// MovedBytes were copied since the first of them was to go, or since the
+	// master started; LeftBytes are still to be.
+	MovedBytes int64 `json:"movedBytes"`
+	LeftBytes  int64 `json:"leftBytes"`
+	// StuckBytes are nowhere else and go with the workers: their new owners have
+	// no room for them, or could not get them. Message says why.
+	StuckBytes     int64  `json:"stuckBytes,omitempty"`
+	BytesPerSecond int64  `json:"bytesPerSecond,omitempty"`
+	Message        string `json:"message,omitempty"`
 }
 
 // Reasons why a mount is not served.
@@ -116,6 +142,8 @@ type WorkerSummary struct {
 	Complete bool `json:"complete"`
 	// Message names what keeps the worker from caching, such as a full disk.
 	Message string `json:"message,omitempty"`
+	// Leaving: it is to go.
+	Leaving bool `json:"leaving,omitempty"`
 }
 
 // ReadSummary counts bytes that readers were given since the master started.

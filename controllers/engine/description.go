@@ -43,6 +43,10 @@ type Description struct {
 	ImagePullSecrets []corev1.LocalObjectReference
 
 	Master, Worker, Client Component
+	// Leaving are the pods of workers that are to go, and Kept is how many
+	// workers there are until they may; 0 is as many as are wanted.
+	Leaving []string
+	Kept    int32
 
 	// Foreign is set for an engine that is not ours.
 	Foreign *Foreign
@@ -165,6 +169,11 @@ const (
 	ReasonInUse            = "InUse"
 	ReasonDeleting         = "Deleting"
 	ReasonRetiring         = "Retiring"
+	ReasonDraining         = "Draining"
+	ReasonDrained          = "Drained"
+	ReasonDrainIncomplete  = "DrainIncomplete"
+	ReasonDrainTimeout     = "DrainTimedOut"
+	ReasonKept             = "Kept"
 	ReasonWorkerLimited    = "WorkerLimited"
 	ReasonFieldsNotServed  = "FieldsNotServed"
 	ReasonEveryFieldServed = "EveryFieldServed"

@@ -61,6 +61,7 @@ func (d *Description) RuntimeConfig() *contract.RuntimeConfig {
 		Worker: component(contract.ComponentWorker),
 		Client: component(contract.ComponentClient),
 	}
+	config.Worker.Leaving = d.Leaving
 	if len(d.Egress) > 0 {
 		config.Egress = &contract.EgressConfig{Allow: d.Egress}
 	}
@@ -94,18 +95,16 @@ func (d TierDir) mountPath(i, j int) string {
 	}
 }
 
-// configMap holds runtime.json. The hash leaves out the numbers of pods and the
-// mounts, so that scaling restarts nothing, and changed mounts nothing but what
-// needs another volume for them: the engine serves them as they change.
+// configMap holds runtime.json. The hash leaves out what the running engine takes
+// in, so that nothing is restarted for it but, of mounts and levels of the cache,
+// what needs another volume.
 func (d *Description) configMap() (*corev1.ConfigMap, string, error) {
 	config := d.RuntimeConfig()
 	text, err := config.Encode()
 	if err != nil {
 		return nil, "", err
 	}
-	config.Mounts = nil
-	config.Master.Replicas, config.Worker.Replicas, config.Client.Replicas = 0, 0, 0
-	hashed, err := config.Encode()
+	hashed, err := config.WithoutLive().Encode()
 	if err != nil {
 		return nil, "", err
 	}
@@ -230,13 +229,21 @@ func (d *Description) statefulSet(c contract.ComponentType) *appsv1.StatefulSet 
 	return &appsv1.StatefulSet{
 		ObjectMeta: d.meta(d.objectName(c), c),
 		Spec: appsv1.StatefulSetSpec{
-			Replicas:            ptr.To(d.component(c).Replicas),
+			Replicas:            ptr.To(max(d.component(c).Replicas, d.kept(c))),
 			ServiceName:         d.serviceName(c),
 			PodManagementPolicy: appsv1.ParallelPodManagement,
 			Selector:            &metav1.LabelSelector{MatchLabels: d.selector(c)},
 			Template:            d.pod(c),
 		},
 	}
+}
+
+// kept is how many pods of a component there are at least for now.
+func (d *Description) kept(c contract.ComponentType) int32 {
+	if c == contract.ComponentWorker {
+		return d.Kept
+	}
+	return 0
 }
 
 // clientSet runs a FUSE pod on every node that carries the Dataset's label. A

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
 
+	"github.com/millrace/millrace/apis/contract"
 	"github.com/millrace/millrace/runtime/master"
 	"github.com/millrace/millrace/runtime/wire"
 )
@@ -47,6 +48,10 @@ func RunMaster(ctx context.Context, s *Settings, r *Registry, at MasterPlace) er
 	if opts.Replicas, err = s.replicas(); err != nil {
 		return err
 	}
+	if opts.DrainBytes, err = s.drainBandwidth(); err != nil {
+		return err
+	}
+	opts.Leaving, opts.Live = s.Worker.Leaving, s.LiveTable(contract.ComponentMaster)
 	secure, err := s.TLS(at.TLS)
 	if err != nil {
 		return err
@@ -77,7 +82,7 @@ func RunMaster(ctx context.Context, s *Settings, r *Registry, at MasterPlace) er
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return server.Serve(listener) })
-	group.Go(func() error { return s.followMounts(ctx, m.SetMounts) })
+	group.Go(func() error { return s.follow(ctx, m.SetMounts, func(now *Settings) error { return now.toMaster(m) }) })
 	group.Go(func() error { return ServeHTTP(ctx, at.HTTP, m.Handler(r.Handler())) })
 	group.Go(func() error {
 		<-ctx.Done()

@@ -32,6 +32,8 @@ const (
 // source they had, and why.
 type setMounts func(mounts []namespace.Mount, table string, refused map[string]error) error
 
+func nothing(*Settings) error { return nil }
+
 func sourcesOnly(set func([]namespace.Mount)) setMounts {
 	return func(mounts []namespace.Mount, _ string, _ map[string]error) error {
 		set(mounts)
@@ -39,10 +41,14 @@ func sourcesOnly(set func([]namespace.Mount)) setMounts {
 	}
 }
 
-// followMounts serves the mounts that the file of the settings names, as it
-// changes, until the context ends. A path whose new source does not answer keeps
-// the one that it had.
-func (s *Settings) followMounts(ctx context.Context, set setMounts) error {
+// takeIn has a component do what the rest of changed settings says. An error is
+// of what cannot be done; what was so before stays so.
+type takeIn func(*Settings) error
+
+// follow serves the mounts that the file of the settings names and takes in the
+// rest of it, as it changes, until the context ends. A path whose new source does
+// not answer keeps the one that it had.
+func (s *Settings) follow(ctx context.Context, set setMounts, rest takeIn) error {
 	if s.File == "" {
 		<-ctx.Done()
 		return nil
@@ -56,7 +62,7 @@ func (s *Settings) followMounts(ctx context.Context, set setMounts) error {
 	if err := watcher.Add(filepath.Dir(s.File)); err != nil {
 		return fmt.Errorf("watch %s: %w", s.File, err)
 	}
-	f := &follower{settings: s, set: set, served: s.Mounts(), table: s.MountTable()}
+	f := &follower{settings: s, set: set, rest: rest, served: s.Mounts(), table: s.MountTable()}
 	retry := backoff.NewExponentialBackOff()
 	retry.InitialInterval, retry.MaxInterval = probeFirst, probeLast
 	for {
@@ -85,6 +91,8 @@ func (s *Settings) followMounts(ctx context.Context, set setMounts) error {
 type follower struct {
 	settings *Settings
 	set      setMounts
+	rest     takeIn
+	heard    []byte // what was taken in but for its mounts
 	read     []byte
 	served   []namespace.Mount
 	table    string
@@ -106,12 +114,18 @@ func (f *follower) look(ctx context.Context) bool {
 		slog.WarnContext(ctx, "the configuration was changed to one that cannot be read; the former one is served", "file", f.settings.File, "error", err)
 		return false
 	}
+	next := *f.settings
+	next.RuntimeConfig = config
+	if !bytes.Equal(data, f.heard) {
+		if err := f.rest(&next); err != nil {
+			slog.WarnContext(ctx, "not all of the changed configuration can be taken in", "file", f.settings.File, "error", err)
+		}
+		f.heard = data
+	}
 	if config.MountTable() == f.table && len(f.refused) == 0 {
 		f.read = data
 		return true
 	}
-	next := *f.settings
-	next.RuntimeConfig = config
 	mounts, refused := f.choose(ctx, next.Mounts())
 	if ctx.Err() != nil {
 		return true

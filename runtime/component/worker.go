@@ -61,7 +61,7 @@ func RunWorker(ctx context.Context, s *Settings, r *Registry, at WorkerPlace) er
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return w.Run(ctx) })
-	group.Go(func() error { return s.followMounts(ctx, sourcesOnly(w.SetMounts)) })
+	group.Go(func() error { return s.follow(ctx, sourcesOnly(w.SetMounts), nothing) })
 	group.Go(func() error {
 		return ServeHTTP(ctx, at.HTTP, HealthHandler(r, func() error { return nil }))
 	})

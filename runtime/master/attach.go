@@ -222,6 +222,7 @@ func (m *Master) hold(w *worker, h *wirepb.Holdings) {
 		m.ledger.endSync(&w.holder)
 		m.mu.Lock()
 		w.synced = true
+		m.drain.again()
 		m.mu.Unlock()
 	}
 	if stale {
@@ -233,11 +234,15 @@ func (m *Master) hold(w *worker, h *wirepb.Holdings) {
 // membersLocked is the membership; the caller holds m.mu.
 func (m *Master) membersLocked() *wirepb.Members {
 	members := &wirepb.Members{Epoch: m.epoch, Replicas: int32(m.opts.Replicas), StripeBytes: m.opts.StripeBytes}
-	for _, w := range m.workers {
-		members.Workers = append(members.Workers, &wirepb.Member{
+	for name, w := range m.workers {
+		member := &wirepb.Member{
 			Name: w.member.GetName(), Address: w.member.GetAddress(), Node: w.member.GetNode(), CapacityBytes: w.member.GetCapacityBytes(),
 			SinceMs: w.member.GetSinceMs(),
-		})
+		}
+		if _, leaves := m.leaving[name]; leaves {
+			member.CapacityBytes, member.LeavingBytes = 0, max(1, member.GetCapacityBytes())
+		}
+		members.Workers = append(members.Workers, member)
 	}
 	slices.SortFunc(members.Workers, func(a, b *wirepb.Member) int { return strings.Compare(a.GetName(), b.GetName()) })
 	return members
@@ -267,5 +272,6 @@ func (m *Master) membersChanged() {
 	for _, j := range m.jobs {
 		j.events.put(membersEvent{})
 	}
+	m.drain.again()
 	m.bumpLocked()
 }

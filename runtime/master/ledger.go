@@ -292,6 +292,40 @@ func (l *ledger) stale(by *holder) []key {
 	return keys
 }
 
+// blocks is a bitmap of what those workers that pick names have of k together,
+// the lowest bit first; nil when they have nothing.
+func (l *ledger) blocks(k key, pick func(*holder) bool) (all []byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	f := l.files[k]
+	if f == nil {
+		return nil
+	}
+	for h := range f.holders {
+		if !pick(h.by) {
+			continue
+		}
+		if all == nil {
+			all = make([]byte, (f.size+8*l.blockBytes-1)/(8*l.blockBytes))
+		}
+		if h.blocks == nil {
+			for i := range all {
+				all[i] = 0xff
+			}
+			return all
+		}
+		unite(all, h.blocks)
+	}
+	return all
+}
+
+// keysOf is how many versions one worker has something of.
+func (l *ledger) keysOf(by *holder) int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return by.keys
+}
+
 // held counts the bytes of a range that one worker has, or that any has if by is nil.
 func (l *ledger) held(by *holder, k key, off, n int64) int64 {
 	l.mu.Lock()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"path"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -119,6 +120,8 @@ func (m *Master) taskDone(w *worker, done *wirepb.TaskDone) {
 	delete(m.taskOf, done.GetId())
 	if j != nil {
 		j.events.put(doneEvent{w.member.GetName(), done})
+	} else {
+		m.drain.done(done)
 	}
 }
 
@@ -127,6 +130,7 @@ func (m *Master) lostTasks(worker string) {
 	for _, j := range m.jobs {
 		j.events.put(lostEvent{worker})
 	}
+	m.drain.again()
 }
 
 // forgetTasks drops the routes of a job's tasks.
@@ -140,14 +144,17 @@ func (m *Master) forgetTasks(j *job) {
 	}
 }
 
-// currentMembers is the membership for placement: empty until it has begun.
+// currentMembers is the membership for placement, without those that leave:
+// empty until it has begun.
 func (m *Master) currentMembers() *wirepb.Members {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !m.settled {
 		return &wirepb.Members{}
 	}
-	return m.membersLocked()
+	members := m.membersLocked()
+	members.Workers = slices.DeleteFunc(members.Workers, func(w *wirepb.Member) bool { return w.GetLeavingBytes() > 0 })
+	return members
 }
 
 // heldBy counts the bytes of a range that a worker has.

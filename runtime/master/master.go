@@ -36,6 +36,8 @@ type Options struct {
 	Mounts []namespace.Mount
 	// MountTable names the mounts in the summary.
 	MountTable string
+	// Live names the rest of the configuration in the summary.
+	Live string
 	// TTL of listings; see namespace.Options.
 	TTL time.Duration
 	// StateDir is where the metadata is saved for a restart; "" is nowhere. It is
@@ -51,6 +53,9 @@ type Options struct {
 	// have attached, or after the grace: a master that was restarted would else
 	// send everything to the one that comes first.
 	Workers int
+	// Leaving and DrainBytes are those of SetLeaving and SetDrainBytes.
+	Leaving    []string
+	DrainBytes int64
 	// Grace is for how long a worker whose stream has ended stays a member.
 	Grace time.Duration
 	// WorkerWait is for how long a load job waits for a worker.
@@ -75,6 +80,8 @@ type Master struct {
 	taskIDs  atomic.Uint64
 
 	mu sync.Mutex
+	// live names the rest of the configuration that was taken in.
+	live string
 	// table names the mounts that are served; refused says of paths why they do
 	// not have the source that they should have.
 	table    string
@@ -87,6 +94,8 @@ type Master struct {
 	asked    map[uint64]asked
 	over     map[string]over // loads that were cancelled for good, by id
 	epoch    int64
+	leaving  map[string]struct{} // names of workers that are about to go
+	drain    *drain
 	retired  bool
 	settled  bool // placement has begun
 	settling *time.Timer
@@ -127,6 +136,10 @@ func New(opts Options) (*Master, error) {
 		return nil, fmt.Errorf("make the tree of the dataset: %w", err)
 	}
 	m.tree = tree
+	m.live = opts.Live
+	m.drain = newDrain(m, opts.DrainBytes)
+	m.tasks.Go(func() { m.drain.run(m.ctx) })
+	m.SetLeaving(opts.Leaving)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.settling = time.AfterFunc(opts.Grace, func() {
@@ -154,6 +167,16 @@ func (m *Master) SetMounts(mounts []namespace.Mount, table string, refused map[s
 	m.table, m.refused = table, refused
 	m.bumpLocked()
 	return nil
+}
+
+// SetLive names the configuration that was taken in last, besides the mounts.
+func (m *Master) SetLive(table string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.live != table {
+		m.live = table
+		m.bumpLocked()
+	}
 }
 
 // Register adds the master to a gRPC server.

@@ -36,17 +36,19 @@ func (m *Master) Summary() contract.Summary {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s.Retired, s.MountTable = m.retired, m.table
+	s.Retired, s.MountTable, s.Live = m.retired, m.table, m.live
 	for _, w := range m.workers {
 		one := contract.WorkerSummary{
 			Name: w.member.GetName(), Node: w.member.GetNode(), Message: w.usage.GetMessage(),
 			CapacityBytes: w.member.GetCapacityBytes(), UsedBytes: w.usage.GetUsedBytes(), CachedBytes: m.ledger.cachedAt(&w.holder),
 		}
+		_, one.Leaving = m.leaving[one.Name]
 		one.Complete = totals.Complete && one.CachedBytes >= totals.Bytes
 		s.CapacityBytes += one.CapacityBytes
 		s.Retired = s.Retired && (w.retired || w.session == nil)
 		s.Workers = append(s.Workers, one)
 	}
+	s.Drain = m.drain.summary()
 	slices.SortFunc(s.Workers, func(a, b contract.WorkerSummary) int { return strings.Compare(a.Name, b.Name) })
 	now := time.Now()
 	for id, j := range m.jobs {

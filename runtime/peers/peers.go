@@ -24,8 +24,12 @@ type View struct {
 }
 
 type state struct {
-	byName   map[string]*wirepb.Member
-	members  []ring.Member
+	byName  map[string]*wirepb.Member
+	members []ring.Member
+	// leaving are members that own nothing any more, and before is the ring in
+	// which they still did; nil when nobody leaves.
+	leaving  []*wirepb.Member
+	before   []ring.Member
 	replicas int
 	stripe   int64
 }
@@ -45,6 +49,15 @@ func (v *View) Set(m *wirepb.Members) {
 	for _, w := range m.GetWorkers() {
 		s.byName[w.GetName()] = w
 		s.members = append(s.members, ring.Member{Name: w.GetName(), Weight: w.GetCapacityBytes(), Since: w.GetSinceMs()})
+		if w.GetLeavingBytes() > 0 {
+			s.leaving = append(s.leaving, w)
+		}
+	}
+	if len(s.leaving) > 0 {
+		s.before = slices.Clone(s.members)
+		for i := range s.before {
+			s.before[i].Weight = max(s.before[i].Weight, s.byName[s.before[i].Name].GetLeavingBytes())
+		}
 	}
 	v.state.Store(s)
 }
@@ -120,14 +133,31 @@ func (v *View) Present(key string, off int64, gone func(address string) bool) []
 }
 
 // Former are workers that may still have the byte at off because they owned it
-// before others joined, the last owner first.
+// before they began to leave or before others joined, the last owner first.
 func (v *View) Former(key string, off int64) []*wirepb.Member {
 	s := v.state.Load()
 	if s == nil {
 		return nil
 	}
-	return s.named(ring.Former(key, off/s.stripe, s.members, s.replicas, maxFormer))
+	var out []*wirepb.Member
+	if len(s.leaving) > 0 {
+		out = slices.DeleteFunc(s.named(ring.Owners(key, off/s.stripe, s.before, s.replicas)),
+			func(m *wirepb.Member) bool { return m.GetLeavingBytes() == 0 })
+	}
+	return append(out, s.named(ring.Former(key, off/s.stripe, s.members, s.replicas, maxFormer))...)
 }
+
+// Leaving are the workers that are about to go: they own nothing, and give what
+// they have.
+func (v *View) Leaving() []*wirepb.Member {
+	if s := v.state.Load(); s != nil {
+		return s.leaving
+	}
+	return nil
+}
+
+// Leaves tells whether the worker with this name is about to go.
+func (v *View) Leaves(name string) bool { return v.Member(name).GetLeavingBytes() > 0 }
 
 func (s *state) named(members []ring.Member) []*wirepb.Member {
 	out := make([]*wirepb.Member, len(members))

@@ -208,9 +208,26 @@ func (c *cluster) worker(name string, quota int64) *exec.Cmd {
 	return cmd
 }
 
+// again kills a worker, starts it over what it had once it was missed, and waits
+// until it has told that.
+func (c *cluster) again(cmd *exec.Cmd, name string, quota int64) {
+	c.t.Helper()
+	cmd.Process.Kill()
+	cmd.Wait()
+	had := c.summary(name).CachedBytes
+	c.until(name+" is not missed", func() bool { return c.summary(name).Name == "" })
+	c.launch(name, quota)
+	c.until(name+" does not come back", func() bool { return c.summary(name).CachedBytes >= had })
+}
+
 func (c *cluster) start(name string, quota int64) *exec.Cmd {
 	c.t.Helper()
 	c.dirs[name] = c.t.TempDir()
+	return c.launch(name, quota)
+}
+
+func (c *cluster) launch(name string, quota int64) *exec.Cmd {
+	c.t.Helper()
 	config, err := json.Marshal(child{
 		Name: name, Node: "node-" + name, Socket: c.socket(name), Master: c.addr, Source: c.dir, Dir: c.dirs[name], Counter: c.counter, Quota: quota,
 	})

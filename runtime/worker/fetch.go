@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -161,7 +162,7 @@ func (f *fetcher) ensure(ctx context.Context, file *store.File, o *wirepb.Object
 	flights := make([]*flight, 0, len(missing))
 	for _, block := range missing {
 		if f.isFull(file, o, block, r) {
-			err = fmt.Errorf("%w: the cache is full", wire.ErrNoSpace)
+			err = fmt.Errorf("%w: the cache is full, or its worker leaves", wire.ErrNoSpace)
 			break
 		}
 		flights = append(flights, f.fly(file, o, block, r))
@@ -319,8 +320,12 @@ func (f *fetcher) fetch(fl *flight, o *wirepb.Object, block int, off, n int64, r
 	return from, nil
 }
 
-// isFull tells that there was no room a moment ago for such a block.
+// isFull tells that there was no room a moment ago for such a block, or that this
+// worker leaves: what it has is moved to others, and nothing may take its place.
 func (f *fetcher) isFull(file *store.File, o *wirepb.Object, block int, r role) bool {
+	if f.w.view.Leaves(f.w.cfg.Name) {
+		return true
+	}
 	n := blockLength(file, block)
 	if f.fullForOwned.now(n) {
 		return true
@@ -340,7 +345,11 @@ func (f *fetcher) bring(fl *flight, file *store.File, o *wirepb.Object, block in
 		return "", err
 	}
 	defer release()
-	done, err := f.fromPeers(file, o, block, off, n, f.asks(r, owners, f.w.view.Present(o.GetKey(), off, f.w.client.Suspect), f.w.view.Former(o.GetKey(), off)))
+	former := f.w.view.Former(o.GetKey(), off)
+	if r == asCopy { // also what they have of others, for it goes with them
+		former = append(former, f.w.view.Leaving()...)
+	}
+	done, err := f.fromPeers(file, o, block, off, n, f.asks(r, owners, f.w.view.Present(o.GetKey(), off, f.w.client.Suspect), former))
 	if done {
 		return fromRemote, err
 	}
@@ -408,7 +417,7 @@ type ask struct {
 // asks lists whom to ask for a block, in order, before the source is read: the
 // owners; who comes in place of those that seem to be gone, so that not every
 // node reads the source meanwhile; and, for what they have, those who owned it
-// before others joined.
+// before others joined or they themselves began to leave.
 func (f *fetcher) asks(r role, owners, heirs, former []*wirepb.Member) []ask {
 	var out []ask
 	before := r != asServer && r != asCopy
@@ -436,7 +445,8 @@ func (f *fetcher) asks(r role, owners, heirs, former []*wirepb.Member) []ask {
 		}
 	}
 	for _, m := range former {
-		if m.GetName() != f.w.cfg.Name && !f.w.client.Suspect(m.GetAddress()) {
+		again := slices.ContainsFunc(out, func(a ask) bool { return a.addr == m.GetAddress() })
+		if m.GetName() != f.w.cfg.Name && !again && !f.w.client.Suspect(m.GetAddress()) {
 			out = append(out, ask{addr: m.GetAddress()})
 		}
 	}

@@ -239,7 +239,8 @@ func (s *session) end(id uint64) {
 	}
 }
 
-// task brings a range into the store, as an owner of it.
+// task brings a range into the store, as an owner of it: from wherever it is, or
+// as a copy of what others have.
 func (w *Worker) task(ctx context.Context, t *wirepb.Task) *wirepb.TaskDone {
 	done := &wirepb.TaskDone{Id: t.GetId()}
 	o := t.GetObject()
@@ -252,7 +253,11 @@ func (w *Worker) task(ctx context.Context, t *wirepb.Task) *wirepb.TaskDone {
 			return err
 		}
 		defer file.Close()
-		_, err = w.fetch.ensure(ctx, file, o, t.GetOffset(), t.GetLength(), asOwner)
+		r := asOwner
+		if t.GetCopy() {
+			r = asCopy
+		}
+		_, err = w.fetch.ensure(ctx, file, o, t.GetOffset(), t.GetLength(), r)
 		done.CachedBytes = min(t.GetLength(), file.Size()-t.GetOffset())
 		if err != nil {
 			for _, block := range file.Missing(t.GetOffset(), t.GetLength()) {

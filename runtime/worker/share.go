@@ -68,9 +68,12 @@ func (s *share) run(ctx context.Context) {
 }
 
 // count makes guests of the files of which this worker owns nothing any more,
-// and counts the lodgers of the others.
+// and counts the lodgers of the others. One that leaves keeps all as it is.
 func (s *share) count() {
 	w := s.w
+	if w.view.Leaves(w.cfg.Name) {
+		return
+	}
 	block := w.store.BlockBytes()
 	var lodgers int64
 	w.store.Each(func(c store.Change) {

@@ -22,6 +22,9 @@ const (
 	RuntimeReady        = "Ready"
 	RuntimeNotSupported = "NotSupported"
 	RuntimeCaching      = "Caching"
+	// RuntimeDrained is False while what workers alone have that are to go is
+	// moved to the others, and True when they went.
+	RuntimeDrained = "Drained"
 )
 
 // FuseCleanPolicy says when FUSE pods go.

@@ -1191,7 +1191,11 @@ type Member struct {
 	CapacityBytes int64                  `protobuf:"varint,4,opt,name=capacity_bytes,json=capacityBytes,proto3" json:"capacity_bytes,omitempty"` // the weight in the ring
 	// since is when it joined, in Unix milliseconds; 0: with the first. Its
 	// stripes had other owners before. A worker repeats it to a new master.
-	SinceMs       int64 `protobuf:"varint,5,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"`
+	SinceMs int64 `protobuf:"varint,5,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"`
+	// leaving_bytes is its weight before it began to leave; 0: it does not leave.
+	// One that leaves has no capacity_bytes, so that it owns nothing, and gives
+	// what it still has.
+	LeavingBytes  int64 `protobuf:"varint,6,opt,name=leaving_bytes,json=leavingBytes,proto3" json:"leaving_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1257,6 +1261,13 @@ func (x *Member) GetCapacityBytes() int64 {
 func (x *Member) GetSinceMs() int64 {
 	if x != nil {
 		return x.SinceMs
+	}
+	return 0
+}
+
+func (x *Member) GetLeavingBytes() int64 {
+	if x != nil {
+		return x.LeavingBytes
 	}
 	return 0
 }
@@ -1893,11 +1904,13 @@ func (*WorkerOrder_Keep) isWorkerOrder_Order() {}
 
 // Task: bring this range of an object into the cache of the worker, as its owner.
 type Task struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
-	Object        *Object                `protobuf:"bytes,2,opt,name=object,proto3" json:"object,omitempty"`
-	Offset        int64                  `protobuf:"varint,3,opt,name=offset,proto3" json:"offset,omitempty"`
-	Length        int64                  `protobuf:"varint,4,opt,name=length,proto3" json:"length,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Id     uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Object *Object                `protobuf:"bytes,2,opt,name=object,proto3" json:"object,omitempty"`
+	Offset int64                  `protobuf:"varint,3,opt,name=offset,proto3" json:"offset,omitempty"`
+	Length int64                  `protobuf:"varint,4,opt,name=length,proto3" json:"length,omitempty"`
+	// copy: from workers that have it; the source is not read.
+	Copy          bool `protobuf:"varint,5,opt,name=copy,proto3" json:"copy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1958,6 +1971,13 @@ func (x *Task) GetLength() int64 {
 		return x.Length
 	}
 	return 0
+}
+
+func (x *Task) GetCopy() bool {
+	if x != nil {
+		return x.Copy
+	}
+	return false
 }
 
 // CancelTask: nobody wants it any more. What is read already is kept.
@@ -2810,13 +2830,14 @@ const file_wire_proto_rawDesc = "" +
 	"\x05epoch\x18\x01 \x01(\x03R\x05epoch\x122\n" +
 	"\aworkers\x18\x02 \x03(\v2\x18.millrace.wire.v1.MemberR\aworkers\x12\x1a\n" +
 	"\breplicas\x18\x03 \x01(\x05R\breplicas\x12!\n" +
-	"\fstripe_bytes\x18\x04 \x01(\x03R\vstripeBytes\"\x8c\x01\n" +
+	"\fstripe_bytes\x18\x04 \x01(\x03R\vstripeBytes\"\xb1\x01\n" +
 	"\x06Member\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
 	"\x04node\x18\x03 \x01(\tR\x04node\x12%\n" +
 	"\x0ecapacity_bytes\x18\x04 \x01(\x03R\rcapacityBytes\x12\x19\n" +
-	"\bsince_ms\x18\x05 \x01(\x03R\asinceMs\"\x82\x03\n" +
+	"\bsince_ms\x18\x05 \x01(\x03R\asinceMs\x12#\n" +
+	"\rleaving_bytes\x18\x06 \x01(\x03R\fleavingBytes\"\x82\x03\n" +
 	"\fWorkerReport\x12/\n" +
 	"\x05hello\x18\x01 \x01(\v2\x17.millrace.wire.v1.HelloH\x00R\x05hello\x128\n" +
 	"\bholdings\x18\x02 \x01(\v2\x1a.millrace.wire.v1.HoldingsH\x00R\bholdings\x120\n" +
@@ -2855,12 +2876,13 @@ const file_wire_proto_rawDesc = "" +
 	"\x06cancel\x18\x03 \x01(\v2\x1c.millrace.wire.v1.CancelTaskH\x00R\x06cancel\x122\n" +
 	"\x06forget\x18\x04 \x01(\v2\x18.millrace.wire.v1.ForgetH\x00R\x06forget\x12,\n" +
 	"\x04keep\x18\x05 \x01(\v2\x16.millrace.wire.v1.KeepH\x00R\x04keepB\a\n" +
-	"\x05order\"x\n" +
+	"\x05order\"\x8c\x01\n" +
 	"\x04Task\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x120\n" +
 	"\x06object\x18\x02 \x01(\v2\x18.millrace.wire.v1.ObjectR\x06object\x12\x16\n" +
 	"\x06offset\x18\x03 \x01(\x03R\x06offset\x12\x16\n" +
-	"\x06length\x18\x04 \x01(\x03R\x06length\"\x1c\n" +
+	"\x06length\x18\x04 \x01(\x03R\x06length\x12\x12\n" +
+	"\x04copy\x18\x05 \x01(\bR\x04copy\"\x1c\n" +
 	"\n" +
 	"CancelTask\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\"\x89\x01\n" +
