@@ -56,6 +56,8 @@ require (
 
 require github.com/maypok86/otter/v2 v2.4.0
 
+require github.com/robfig/cron/v3 v3.0.1
+
 require (
 	cel.dev/expr v0.24.0 // indirect
 	github.com/Azure/go-ansiterm v0.0.0-20230124172434-306776ec8161 // indirect

@@ -133,6 +133,8 @@ const (
 	EventDataOperationSucceed       = "DataOperationSucceed"
 	EventDataOperationNotValid      = "DataOperationNotValid"
 	EventDataOperationWaiting       = "DataOperationWaiting"
+	EventDataOperationCollision     = "DataOperationCollision"
+	EventDataOperationNotFound      = "DataOperationNotFound"
 	EventRuntimeNotReady            = "RuntimeNotReady"
 	EventDataLoadJobStarted         = "DataLoadJobStarted"
 	EventDataLoadJobFailed          = "DataLoadJobFailed"

@@ -154,3 +154,9 @@ func ConfigMapName(runtime string) string { return "fluid-runtime-config-" + run
 
 // LoaderJobName is the Job of a DataLoad.
 func LoaderJobName(dataload string) string { return dataload + "-loader-job" }
+
+// MigrateJobName is the Job of a DataMigrate.
+func MigrateJobName(datamigrate string) string { return datamigrate + "-migrate-migrate" }
+
+// ProcessorJobName is the Job of a DataProcess.
+func ProcessorJobName(dataprocess string) string { return dataprocess + "-processor-job" }

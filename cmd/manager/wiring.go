@@ -32,6 +32,7 @@ import (
 	"github.com/millrace/millrace/controllers/locality"
 	"github.com/millrace/millrace/controllers/nodelabel"
 	"github.com/millrace/millrace/controllers/notsupported"
+	"github.com/millrace/millrace/controllers/operation"
 	"github.com/millrace/millrace/webhook/podinject"
 )
 
@@ -133,6 +134,7 @@ func addControllers(ctx context.Context, mgr ctrl.Manager, f *flags, decided *co
 	}
 	shared := engine.Options{MountRoot: f.mountRoot, MasterAddress: engine.MasterAddress, Egress: decided.Egress.Allow}
 	pull := corev1.PullPolicy(f.pullPolicy)
+	operations := operation.Options{Turns: operation.NewTurns()}
 	for _, setup := range []func() error{
 		func() error { return dataset.SetupWithManager(mgr, observer, f.mountRoot) },
 		func() error { return nodelabel.SetupWithManager(ctx, mgr) },
@@ -143,7 +145,7 @@ func addControllers(ctx context.Context, mgr ctrl.Manager, f *flags, decided *co
 			return alluxioruntime.SetupWithManager(mgr, observer, metrics, alluxioruntime.Options{Options: shared, NativeImage: f.nativeImage, PullPolicy: pull})
 		},
 		func() error {
-			return dataload.SetupWithManager(mgr, observer, dataload.Options{NativeImage: f.nativeImage, PullPolicy: pull})
+			return dataload.SetupWithManager(mgr, observer, dataload.Options{Options: operations, NativeImage: f.nativeImage, PullPolicy: pull})
 		},
 		func() error { return dataload.SetupCanceller(mgr, observer) },
 		func() error { return locality.SetupWithManager(mgr, observer) },

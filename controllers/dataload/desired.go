@@ -30,8 +30,9 @@ type engineImage struct {
 	PullSecrets []corev1.LocalObjectReference
 }
 
-// desiredJob is the Job of a DataLoad.
-func desiredJob(dl *datav1alpha1.DataLoad, image engineImage) *batchv1.Job {
+// desiredJob is what a run of a DataLoad does; loadID names the load to the
+// master.
+func desiredJob(dl *datav1alpha1.DataLoad, loadID string, image engineImage) *batchv1.Job {
 	own := map[string]string{labelDataLoad: dl.Name}
 	pod := corev1.PodTemplateSpec{
 		ObjectMeta: metav1.ObjectMeta{Labels: merged(dl.Spec.PodMetadata.Labels, own), Annotations: dl.Spec.PodMetadata.Annotations},
@@ -50,7 +51,7 @@ func desiredJob(dl *datav1alpha1.DataLoad, image engineImage) *batchv1.Job {
 			},
 			Containers: []corev1.Container{{
 				Name: contract.LoaderContainer, Image: image.Image, ImagePullPolicy: image.PullPolicy, Args: []string{"load"},
-				Env:       environment(dl),
+				Env:       environment(dl, loadID),
 				Resources: resources(dl),
 				SecurityContext: &corev1.SecurityContext{
 					AllowPrivilegeEscalation: ptr.To(false), ReadOnlyRootFilesystem: ptr.To(true),
@@ -65,10 +66,7 @@ func desiredJob(dl *datav1alpha1.DataLoad, image engineImage) *batchv1.Job {
 		},
 	}
 	return &batchv1.Job{
-		ObjectMeta: metav1.ObjectMeta{
-			Namespace: dl.Namespace, Name: contract.LoaderJobName(dl.Name), Labels: own,
-			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(dl, datav1alpha1.GroupVersion.WithKind("DataLoad"))},
-		},
+		ObjectMeta: metav1.ObjectMeta{Labels: own},
 		Spec: batchv1.JobSpec{
 			BackoffLimit: ptr.To[int32](retries),
 			PodFailurePolicy: &batchv1.PodFailurePolicy{Rules: []batchv1.PodFailurePolicyRule{
@@ -91,7 +89,7 @@ func desiredJob(dl *datav1alpha1.DataLoad, image engineImage) *batchv1.Job {
 	}
 }
 
-func environment(dl *datav1alpha1.DataLoad) []corev1.EnvVar {
+func environment(dl *datav1alpha1.DataLoad, loadID string) []corev1.EnvVar {
 	paths, replicas := targets(dl)
 	return []corev1.EnvVar{
 		{Name: contract.EnvDatasetName, Value: dl.Spec.Dataset.Name},
@@ -100,7 +98,7 @@ func environment(dl *datav1alpha1.DataLoad) []corev1.EnvVar {
 		{Name: contract.EnvDataLoadMetadata, Value: strconv.FormatBool(dl.Spec.LoadMetadata)},
 		{Name: contract.EnvDataLoadPath, Value: strings.Join(paths, ":")},
 		{Name: contract.EnvDataLoadReplicas, Value: strings.Join(replicas, ":")},
-		{Name: contract.EnvLoadID, Value: string(dl.UID)},
+		{Name: contract.EnvLoadID, Value: loadID},
 	}
 }
 

@@ -30,7 +30,7 @@ func TestJobIsAsInTheGoldenFile(t *testing.T) {
 			Resources:     corev1.ResourceRequirements{Limits: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("1Gi")}},
 		},
 	}
-	got, err := yaml.Marshal(desiredJob(dl, engineImage{
+	got, err := yaml.Marshal(desiredJob(dl, "1234", engineImage{
 		Image: "docker.io/local/cache:dev", PullPolicy: corev1.PullIfNotPresent, PullSecrets: []corev1.LocalObjectReference{{Name: "registry"}},
 	}))
 	if err != nil {
@@ -82,25 +82,5 @@ func TestProgressSaysHowLongItWillTake(t *testing.T) {
 				t.Errorf("(-want +got)\n%s", diff)
 			}
 		})
-	}
-}
-
-func TestRunningNamesTheLoadsOfOneDataset(t *testing.T) {
-	load := func(name, dataset string, phase datav1alpha1.Phase) datav1alpha1.DataLoad {
-		return datav1alpha1.DataLoad{
-			ObjectMeta: metav1.ObjectMeta{Name: name},
-			Spec:       datav1alpha1.DataLoadSpec{Dataset: datav1alpha1.TargetDataset{Name: dataset}},
-			Status:     datav1alpha1.OperationStatus{Phase: phase},
-		}
-	}
-	loads := []datav1alpha1.DataLoad{
-		load("b", "d", datav1alpha1.PhaseExecuting), load("a", "d", datav1alpha1.PhaseExecuting),
-		load("c", "d", datav1alpha1.PhaseComplete), load("x", "e", datav1alpha1.PhaseExecuting),
-	}
-	if got := Running(loads, "d"); got != "a,b" {
-		t.Errorf("got %q", got)
-	}
-	if got := Running(nil, "d"); got != "" {
-		t.Errorf("got %q of nothing", got)
 	}
 }

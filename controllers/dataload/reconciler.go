@@ -1,115 +1,124 @@
-// Package dataload runs DataLoads: each becomes a Job whose pod asks the
-// engine's master to bring paths into the cache. The Job's end is the
-// operation's end; how far it is comes from the master's Summary.
+// Package dataload tells what DataLoads do: the pod of each run asks the engine's
+// master to bring paths into the cache. When it runs is told by the room
+// operation; how far it is comes from the master's Summary.
 package dataload
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"strings"
 	"time"
 
-	"github.com/go-logr/logr"
+	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/tools/record"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/controller"
-	"sigs.k8s.io/controller-runtime/pkg/handler"
-	"sigs.k8s.io/controller-runtime/pkg/reconcile"
-	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/millrace/millrace/apis/contract"
 	datav1alpha1 "github.com/millrace/millrace/apis/data/v1alpha1"
-	"github.com/millrace/millrace/controllers/internal/flow"
+	"github.com/millrace/millrace/controllers/operation"
 )
-
-// datasetIndex indexes DataLoads by the name of their Dataset.
-const datasetIndex = "millrace.dataload.dataset"
-
-// Observer tells what a master says of itself.
-type Observer interface {
-	Latest(key types.NamespacedName) (contract.Summary, time.Time, bool)
-	Source(requests func(types.NamespacedName) []reconcile.Request) source.Source
-}
 
 // Options of the controller.
 type Options struct {
+	operation.Options
 	// NativeImage runs `cache load` where the master's image is not known.
 	NativeImage string
 	PullPolicy  corev1.PullPolicy
 }
 
-// Reconciler runs DataLoads.
-type Reconciler struct {
+// work is what a DataLoad does.
+type work struct {
 	client.Client
-	observer Observer
+	observer operation.Observer
 	options  Options
-	events   record.EventRecorder
 }
 
-// scope is what one round has read and found out.
-type scope struct {
-	load    *datav1alpha1.DataLoad
-	before  *datav1alpha1.DataLoad // as it was read
-	dataset *datav1alpha1.Dataset
-	job     *batchv1.Job
-	events  []event
+var _ operation.Work = (*work)(nil)
+
+// SetupWithManager adds the controller of DataLoads.
+func SetupWithManager(mgr ctrl.Manager, observer operation.Observer, options Options) error {
+	return operation.SetupWithManager(mgr, observer, &work{Client: mgr.GetClient(), observer: observer, options: options}, options.Options)
 }
 
-// event is one that is sent once the status is written.
-type event struct{ kind, reason, message string }
+// Object is an empty DataLoad.
+func (*work) Object() client.Object { return &datav1alpha1.DataLoad{} }
 
-// SetupWithManager registers the controller.
-func SetupWithManager(mgr ctrl.Manager, observer Observer, options Options) error {
-	r := &Reconciler{Client: mgr.GetClient(), observer: observer, options: options, events: mgr.GetEventRecorderFor("dataload-controller")}
-	if err := mgr.GetFieldIndexer().IndexField(context.Background(), &datav1alpha1.DataLoad{}, datasetIndex, func(obj client.Object) []string {
-		return []string{obj.(*datav1alpha1.DataLoad).Spec.Dataset.Name}
-	}); err != nil {
-		return fmt.Errorf("index dataloads: %w", err)
-	}
-	return ctrl.NewControllerManagedBy(mgr).
-		Named("dataload").
-		For(&datav1alpha1.DataLoad{}).
-		Owns(&batchv1.Job{}).
-		Watches(&datav1alpha1.Dataset{}, handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, obj client.Object) []reconcile.Request {
-			return r.unfinished(ctx, client.ObjectKeyFromObject(obj))
-		})).
-		WatchesRawSource(observer.Source(func(key types.NamespacedName) []reconcile.Request {
-			return r.unfinished(context.Background(), key)
-		})).
-		WithOptions(controller.Options{MaxConcurrentReconciles: 4}).
-		Complete(r)
+// JobName is <name>-loader-job.
+func (*work) JobName(name string) string { return contract.LoaderJobName(name) }
+
+// Finalizer that Fluid's controller sets.
+func (*work) Finalizer() string { return contract.FinalizerDataLoad }
+
+// Reasons of the events.
+func (*work) Reasons() operation.Reasons {
+	return operation.Reasons{Started: contract.EventDataLoadJobStarted, Complete: contract.EventDataLoadJobComplete, Failed: contract.EventDataLoadJobFailed}
 }
 
-// unfinished are the requests of the DataLoads of a Dataset that have not ended.
-func (r *Reconciler) unfinished(ctx context.Context, dataset types.NamespacedName) []reconcile.Request {
-	list := &datav1alpha1.DataLoadList{}
-	if err := r.List(ctx, list, client.InNamespace(dataset.Namespace), client.MatchingFields{datasetIndex: dataset.Name}); err != nil {
-		logr.FromContextOrDiscard(ctx).Error(err, "list dataloads", "dataset", dataset)
-		return nil
-	}
-	var out []reconcile.Request
-	for i := range list.Items {
-		if !finished(&list.Items[i]) {
-			out = append(out, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&list.Items[i])})
+// Refuse says why a DataLoad can never run.
+func (*work) Refuse(s *operation.Round) *operation.Problem {
+	spec := &loadOf(s).Spec
+	for _, t := range spec.Target {
+		if strings.Contains(t.Path, ":") {
+			return &operation.Problem{Reason: contract.EventDataOperationNotValid, Message: fmt.Sprintf("target path %q has a colon, which separates paths: load the directory above it", t.Path)}
 		}
 	}
-	return out
+	if len(spec.Options) > 0 {
+		s.Warn("spec.options are not used by the native engine; the load runs without them")
+	}
+	return nil
 }
 
-// Reconcile brings one DataLoad a step further.
-func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (_ ctrl.Result, err error) {
-	dl := &datav1alpha1.DataLoad{}
-	if err := r.Get(ctx, req.NamespacedName, dl); err != nil {
-		return ctrl.Result{}, client.IgnoreNotFound(err)
+// Job asks the master for the load.
+func (w *work) Job(ctx context.Context, s *operation.Round) (*batchv1.Job, error) {
+	image, err := w.image(ctx, s)
+	if err != nil {
+		return nil, err
 	}
-	s := &scope{load: dl, before: dl.DeepCopy()}
-	if !dl.DeletionTimestamp.IsZero() {
-		return flow.Run(ctx, s, r.removeJob, r.dropFinalizer)
+	return desiredJob(loadOf(s), s.Token(), image), nil
+}
+
+// image is the one that the Dataset's master runs.
+func (w *work) image(ctx context.Context, s *operation.Round) (engineImage, error) {
+	set := &appsv1.StatefulSet{}
+	key := types.NamespacedName{Namespace: s.Dataset.Namespace, Name: contract.MasterName(s.Dataset.Name)}
+	if err := w.Get(ctx, key, set); apierrors.IsNotFound(err) || err == nil && len(set.Spec.Template.Spec.Containers) == 0 {
+		return engineImage{Image: w.options.NativeImage, PullPolicy: w.options.PullPolicy}, nil
+	} else if err != nil {
+		return engineImage{}, fmt.Errorf("read master of dataset %s: %w", s.Dataset.Name, err)
 	}
-	defer func() { err = errors.Join(err, r.writeStatus(ctx, s)) }()
-	return flow.Run(ctx, s, r.expire, r.refuse, r.resolveDataset, r.adopt, r.startJob, r.observeJob)
+	master := set.Spec.Template.Spec
+	return engineImage{Image: master.Containers[0].Image, PullPolicy: master.Containers[0].ImagePullPolicy, PullSecrets: master.ImagePullSecrets}, nil
+}
+
+// Observe takes in how far the load is.
+func (w *work) Observe(_ context.Context, s *operation.Round) (operation.News, error) {
+	summary, _, heard := w.observer.Latest(client.ObjectKeyFromObject(s.Dataset))
+	if !heard {
+		return operation.News{}, nil
+	}
+	for _, load := range summary.Loads {
+		if load.ID == s.Token() {
+			s.Status.Progress = progressOf(load)
+			return operation.News{Failure: load.Message, Behind: load.Phase == contract.LoadRunning}, nil
+		}
+	}
+	return operation.News{Behind: true}, nil
+}
+
+// Done says that everything asked for is cached: that is what exit code 0 of a
+// loader means, so the last numbers seen are made whole.
+func (*work) Done(s *operation.Round, took time.Duration) string {
+	p := s.Status.Progress
+	if p == nil {
+		return fmt.Sprintf("loaded in %s", took)
+	}
+	return completed(p, took)
+}
+
+func loadOf(s *operation.Round) *datav1alpha1.DataLoad {
+	return s.Object.(*datav1alpha1.DataLoad)
 }

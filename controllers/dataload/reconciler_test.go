@@ -224,7 +224,7 @@ func TestDataLoadWaitsForItsDatasetAndRunsToItsEnd(t *testing.T) {
 	w.dataset("training", datav1alpha1.NotBoundDatasetPhase)
 	w.says(dl, datav1alpha1.PhasePending, datav1alpha1.OperationReady, "is not bound")
 	w.dataset("training", datav1alpha1.BoundDatasetPhase)
-	w.says(dl, datav1alpha1.PhaseExecuting, datav1alpha1.OperationReady, "is loading")
+	w.says(dl, datav1alpha1.PhaseExecuting, datav1alpha1.OperationReady, "is at work")
 	w.event(dl, contract.EventDataLoadJobStarted)
 
 	ds := &datav1alpha1.Dataset{}
@@ -291,10 +291,10 @@ func TestLoadsThatCanNeverRunFailAtOnce(t *testing.T) {
 	}{
 		"other-namespace": {datav1alpha1.DataLoadSpec{Dataset: datav1alpha1.TargetDataset{Name: "training", Namespace: "elsewhere"}},
 			datav1alpha1.OperationFailed, contract.EventTargetDatasetNamespaceDiff},
-		"cron": {datav1alpha1.DataLoadSpec{Dataset: datav1alpha1.TargetDataset{Name: "training"}, Policy: datav1alpha1.Cron, Schedule: "0 * * * *"},
-			datav1alpha1.OperationNotSupported, "spec.policy Cron"},
-		"run-after": {datav1alpha1.DataLoadSpec{Dataset: datav1alpha1.TargetDataset{Name: "training"}, RunAfter: &datav1alpha1.OperationRef{ObjectRef: datav1alpha1.ObjectRef{Kind: "DataLoad", Name: "x"}}},
-			datav1alpha1.OperationNotSupported, "spec.runAfter"},
+		"schedule": {datav1alpha1.DataLoadSpec{Dataset: datav1alpha1.TargetDataset{Name: "training"}, Policy: datav1alpha1.Cron, Schedule: "0 0 31 2 *"},
+			datav1alpha1.OperationFailed, "never comes"},
+		"itself": {datav1alpha1.DataLoadSpec{Dataset: datav1alpha1.TargetDataset{Name: "training"}, RunAfter: &datav1alpha1.OperationRef{ObjectRef: datav1alpha1.ObjectRef{Kind: "DataLoad", Name: "itself"}}},
+			datav1alpha1.OperationFailed, "names the operation itself"},
 		"colon": {datav1alpha1.DataLoadSpec{Dataset: datav1alpha1.TargetDataset{Name: "training"}, Target: []datav1alpha1.TargetPath{{Path: "/a:b"}}},
 			datav1alpha1.OperationFailed, "has a colon"},
 		"nobody":                {datav1alpha1.DataLoadSpec{}, datav1alpha1.OperationFailed, "spec.dataset.name is empty"},

@@ -3,7 +3,6 @@ package dataset
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -22,6 +21,7 @@ import (
 	"github.com/millrace/millrace/controllers/internal/conditions"
 	"github.com/millrace/millrace/controllers/internal/flow"
 	"github.com/millrace/millrace/controllers/internal/status"
+	"github.com/millrace/millrace/controllers/operation"
 )
 
 // Reasons of the Ready condition that only Datasets have.
@@ -51,30 +51,9 @@ func (r *Reconciler) dropFinalizer(ctx context.Context, s *round) (flow.Outcome,
 }
 
 // findOperations names the operations that run on the Dataset.
-func (r *Reconciler) findOperations(ctx context.Context, s *round) (flow.Outcome, error) {
-	loads := &datav1alpha1.DataLoadList{}
-	if err := r.List(ctx, loads, client.InNamespace(s.key.Namespace)); err != nil {
-		return flow.Wait(), fmt.Errorf("list dataloads of %s: %w", s.key, err)
-	}
-	var running []string
-	for i := range loads.Items {
-		load := &loads.Items[i]
-		if load.Spec.Dataset.Name == s.key.Name && load.Status.Phase == datav1alpha1.PhaseExecuting {
-			running = append(running, load.Name)
-		}
-	}
-	slices.Sort(running)
-	refs := maps.Clone(s.ds.Status.OperationRef)
-	if len(running) > 0 {
-		if refs == nil {
-			refs = map[string]string{}
-		}
-		refs["DataLoad"] = strings.Join(running, ",")
-	} else {
-		delete(refs, "DataLoad")
-	}
-	s.ds.Status.OperationRef = refs
-	return flow.Continue(), nil
+func (r *Reconciler) findOperations(ctx context.Context, s *round) (_ flow.Outcome, err error) {
+	s.ds.Status.OperationRef, s.migrating, err = operation.Running(ctx, r.Client, s.key, r.operations)
+	return flow.Continue(), err
 }
 
 // resolveRuntime finds the runtime of the Dataset's name and what is known of it.

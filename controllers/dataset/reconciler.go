@@ -29,6 +29,7 @@ import (
 	"github.com/millrace/millrace/controllers/internal/apply"
 	"github.com/millrace/millrace/controllers/internal/flow"
 	"github.com/millrace/millrace/controllers/internal/status"
+	"github.com/millrace/millrace/controllers/operation"
 )
 
 const controllerName = "dataset-controller"
@@ -41,6 +42,8 @@ type Reconciler struct {
 	events    record.EventRecorder
 	metrics   *metrics
 	mountRoot string
+	// operations are the kinds of data operations that are installed.
+	operations []client.Object
 }
 
 // SetupWithManager adds the controller of Datasets.
@@ -64,7 +67,6 @@ func SetupWithManager(mgr ctrl.Manager, observer *engine.Observer, mountRoot str
 		Watches(&corev1.PersistentVolumeClaim{}, byName).
 		Watches(&corev1.PersistentVolume{}, handler.EnqueueRequestsFromMapFunc(requestsOfVolume)).
 		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(engine.RequestsOfPod), builder.WithPredicates(engine.PodMatters())).
-		Watches(&datav1alpha1.DataLoad{}, handler.EnqueueRequestsFromMapFunc(requestsOfLoad)).
 		WatchesRawSource(observer.Source(nil))
 	for _, runtime := range []client.Object{
 		&datav1alpha1.CacheRuntime{}, &datav1alpha1.AlluxioRuntime{}, &datav1alpha1.JuiceFSRuntime{}, &datav1alpha1.ThinRuntime{},
@@ -74,6 +76,14 @@ func SetupWithManager(mgr ctrl.Manager, observer *engine.Observer, mountRoot str
 			return err
 		} else if installed {
 			b = b.Watches(runtime, byName)
+		}
+	}
+	for _, kind := range operation.Kinds() {
+		if installed, err := engine.Installed(mgr, kind); err != nil {
+			return err
+		} else if installed {
+			r.operations = append(r.operations, kind)
+			b = b.Watches(kind, handler.EnqueueRequestsFromMapFunc(requestsOfOperation))
 		}
 	}
 	if err := b.Complete(r); err != nil {
@@ -92,6 +102,8 @@ type round struct {
 	// made is what the runtime's objects were made for.
 	made  engine.Made
 	state engine.State
+	// migrating tells that an operation has the Dataset for itself.
+	migrating bool
 	// problem is why the Dataset is not ready; nil when it is.
 	problem *engine.Problem
 	// bound tells that the volume exists, is ours and is bound to its claim.
@@ -169,12 +181,12 @@ func onlyDeletions() predicate.Predicate {
 	}
 }
 
-func requestsOfLoad(_ context.Context, obj client.Object) []reconcile.Request {
-	load, ok := obj.(*datav1alpha1.DataLoad)
-	if !ok {
+func requestsOfOperation(_ context.Context, obj client.Object) []reconcile.Request {
+	f, ok := operation.FactsOf(obj)
+	if !ok || f.Target.Name == "" {
 		return nil
 	}
-	return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: load.Namespace, Name: load.Spec.Dataset.Name}}}
+	return []reconcile.Request{{NamespacedName: f.Target}}
 }
 
 // ours tells whether a PV or PVC was made by us.

@@ -124,6 +124,8 @@ func (s *round) phase() datav1alpha1.DatasetPhase {
 	switch {
 	case s.updating():
 		return datav1alpha1.UpdatingDatasetPhase
+	case s.bound && s.migrating:
+		return datav1alpha1.DataMigratingDatasetPhase
 	case s.bound:
 		return datav1alpha1.BoundDatasetPhase
 	case s.problem != nil && fails(s.problem):

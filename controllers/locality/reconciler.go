@@ -96,7 +96,7 @@ func (r *Reconciler) readSlices(ctx context.Context, s *scope) (flow.Outcome, er
 // cannot be heard they stay: its workers still hold what they held.
 func (r *Reconciler) observe(ctx context.Context, s *scope) (flow.Outcome, error) {
 	summary, _, heard := r.observer.Latest(client.ObjectKeyFromObject(s.dataset))
-	bound := s.dataset.Status.Phase == datav1alpha1.BoundDatasetPhase || s.dataset.Status.Phase == datav1alpha1.UpdatingDatasetPhase
+	bound := slices.Contains([]datav1alpha1.DatasetPhase{datav1alpha1.BoundDatasetPhase, datav1alpha1.UpdatingDatasetPhase, datav1alpha1.DataMigratingDatasetPhase}, s.dataset.Status.Phase)
 	switch {
 	case heard && summary.Retired, !heard && !bound:
 		return flow.Continue(), nil

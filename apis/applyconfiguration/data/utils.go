@@ -128,6 +128,8 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &datav1alpha1.OperationProgressApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("OperationRef"):
 		return &datav1alpha1.OperationRefApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("OperationRun"):
+		return &datav1alpha1.OperationRunApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("OperationStatus"):
 		return &datav1alpha1.OperationStatusApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("PodMetadata"):

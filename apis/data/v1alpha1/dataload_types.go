@@ -58,18 +58,21 @@ type RequireTerm struct {
 
 // AffinityPolicy relates an operation's place to another's.
 type AffinityPolicy struct {
-	// dependOn another operation.
+	// dependOn is the operation whose place matters, if it is not the one to run after.
 	// +optional
 	DependOn *ObjectRef `json:"dependOn,omitempty"`
-	// policy of the affinity.
+	// policy Require binds the pod to where the other operation ran, Prefer
+	// prefers that place; with none its place does not matter.
 	// +optional
 	Policy AffinityStrategy `json:"policy,omitempty"`
-	// prefers are weighed.
+	// prefers are the node labels to share with that place by preference;
+	// kubernetes.io/hostname with weight 100 if there are none.
 	// +kubebuilder:validation:MaxItems=16
 	// +listType=atomic
 	// +optional
 	Prefers []PreferTerm `json:"prefers,omitempty"`
-	// requires must hold.
+	// requires are the node labels to share with that place;
+	// kubernetes.io/hostname if there are none.
 	// +kubebuilder:validation:MaxItems=16
 	// +listType=atomic
 	// +optional
@@ -165,18 +168,21 @@ type DataLoadSpec struct {
 	// +kubebuilder:validation:MaxLength=253
 	// +optional
 	SchedulerName string `json:"schedulerName,omitempty"`
-	// policy: Once (the default), Cron or OnEvent.
+	// policy: Once (the default), Cron (at the times of schedule) or OnEvent (now,
+	// and whenever the Dataset's sources have changed).
 	// +kubebuilder:default=Once
 	// +optional
 	Policy Policy `json:"policy,omitempty"`
-	// schedule of policy Cron.
+	// schedule of policy Cron in UTC: five fields such as '0 3 * * *', a name such
+	// as @daily, or '@every 90m'.
 	// +kubebuilder:validation:MaxLength=256
 	// +optional
 	Schedule string `json:"schedule,omitempty"`
-	// runAfter another operation.
+	// runAfter another operation is complete.
 	// +optional
 	RunAfter *OperationRef `json:"runAfter,omitempty"`
-	// ttlSecondsAfterFinished removes the finished operation.
+	// ttlSecondsAfterFinished removes the finished operation; one of policy Cron
+	// or OnEvent does not finish.
 	// +kubebuilder:validation:Minimum=0
 	// +optional
 	TTLSecondsAfterFinished *int32 `json:"ttlSecondsAfterFinished,omitempty"`
@@ -187,7 +193,8 @@ type DataLoadSpec struct {
 
 // WaitingStatus names what an operation waits for.
 type WaitingStatus struct {
-	// operationComplete is true while another operation is waited for.
+	// operationComplete is true while the operation of spec.runAfter is waited
+	// for, and false once it was complete.
 	// +optional
 	OperationComplete *bool `json:"operationComplete,omitempty"`
 }
@@ -212,6 +219,30 @@ type OperationProgress struct {
 	ETA string `json:"eta,omitempty"`
 }
 
+// OperationRun is one run of an operation of policy Cron or OnEvent.
+type OperationRun struct {
+	// job that runs it, in the operation's namespace.
+	Job string `json:"job"`
+	// scheduledTime at which it was due, of policy Cron.
+	// +optional
+	ScheduledTime *metav1.Time `json:"scheduledTime,omitempty"`
+	// snapshot of the Dataset's sources that it was started for, of policy OnEvent.
+	// +optional
+	Snapshot string `json:"snapshot,omitempty"`
+	// startTime at which it was begun.
+	// +optional
+	StartTime *metav1.Time `json:"startTime,omitempty"`
+	// completionTime at which it ended, well or badly.
+	// +optional
+	CompletionTime *metav1.Time `json:"completionTime,omitempty"`
+	// phase: Pending, Executing, Complete or Failed.
+	// +optional
+	Phase Phase `json:"phase,omitempty"`
+	// message says how it ended.
+	// +optional
+	Message string `json:"message,omitempty"`
+}
+
 // OperationStatus is what was seen of a data operation.
 type OperationStatus struct {
 	// phase sums the conditions up.
@@ -228,16 +259,24 @@ type OperationStatus struct {
 	// infos of the operation.
 	// +optional
 	Infos map[string]string `json:"infos,omitempty"`
-	// lastScheduleTime of policy Cron.
+	// lastScheduleTime of policy Cron: when the latest run was due.
 	// +optional
 	LastScheduleTime *metav1.Time `json:"lastScheduleTime,omitempty"`
-	// lastSuccessfulTime of policy Cron.
+	// lastSuccessfulTime of policy Cron or OnEvent: when a run last ended well.
 	// +optional
 	LastSuccessfulTime *metav1.Time `json:"lastSuccessfulTime,omitempty"`
+	// nextScheduleTime of policy Cron: when the next run is due.
+	// +optional
+	NextScheduleTime *metav1.Time `json:"nextScheduleTime,omitempty"`
+	// runs of policy Cron or OnEvent: the latest, newest first.
+	// +kubebuilder:validation:MaxItems=16
+	// +listType=atomic
+	// +optional
+	Runs []OperationRun `json:"runs,omitempty"`
 	// waitingFor another operation.
 	// +optional
 	WaitingFor WaitingStatus `json:"waitingFor,omitempty"`
-	// nodeAffinity of the finished operation, for those that run after it.
+	// nodeAffinity of the finished operation's place, for those that run after it.
 	// +optional
 	NodeAffinity *corev1.NodeAffinity `json:"nodeAffinity,omitempty"`
 	// progress while it runs and when it has ended.

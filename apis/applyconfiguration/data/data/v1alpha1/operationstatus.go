@@ -18,6 +18,8 @@ type OperationStatusApplyConfiguration struct {
 	Infos              map[string]string                    `json:"infos,omitempty"`
 	LastScheduleTime   *metav1.Time                         `json:"lastScheduleTime,omitempty"`
 	LastSuccessfulTime *metav1.Time                         `json:"lastSuccessfulTime,omitempty"`
+	NextScheduleTime   *metav1.Time                         `json:"nextScheduleTime,omitempty"`
+	Runs               []OperationRunApplyConfiguration     `json:"runs,omitempty"`
 	WaitingFor         *WaitingStatusApplyConfiguration     `json:"waitingFor,omitempty"`
 	NodeAffinity       *corev1.NodeAffinity                 `json:"nodeAffinity,omitempty"`
 	Progress           *OperationProgressApplyConfiguration `json:"progress,omitempty"`
@@ -86,6 +88,27 @@ func (b *OperationStatusApplyConfiguration) WithLastScheduleTime(value metav1.Ti
 // If called multiple times, the LastSuccessfulTime field is set to the value of the last call.
 func (b *OperationStatusApplyConfiguration) WithLastSuccessfulTime(value metav1.Time) *OperationStatusApplyConfiguration {
 	b.LastSuccessfulTime = &value
+	return b
+}
+
+// WithNextScheduleTime sets the NextScheduleTime field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the NextScheduleTime field is set to the value of the last call.
+func (b *OperationStatusApplyConfiguration) WithNextScheduleTime(value metav1.Time) *OperationStatusApplyConfiguration {
+	b.NextScheduleTime = &value
+	return b
+}
+
+// WithRuns adds the given value to the Runs field in the declarative configuration
+// and returns the receiver, so that objects can be build by chaining "With" function invocations.
+// If called multiple times, values provided by each call will be appended to the Runs field.
+func (b *OperationStatusApplyConfiguration) WithRuns(values ...*OperationRunApplyConfiguration) *OperationStatusApplyConfiguration {
+	for i := range values {
+		if values[i] == nil {
+			panic("nil value passed to WithRuns")
+		}
+		b.Runs = append(b.Runs, *values[i])
+	}
 	return b
 }
 
