@@ -4,8 +4,8 @@ GO        ?= go
 OUT       := $(CURDIR)/out
 BIN       := $(OUT)/bin
 IMAGES    := $(OUT)/images
-TOOLS     := kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy etcd kubectl helm coredns versitygw hadoop
-COMMANDS  := cache csi-node manager millrace scheduler
+TOOLS     := kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy etcd kubectl helm coredns versitygw hadoop rclone
+COMMANDS  := cache csi-node manager millrace rclone-client scheduler
 VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 CLUSTER   := $(BIN)/localcluster
 export PATH := $(BIN):$(PATH)
@@ -41,8 +41,12 @@ cache-rclone: tools build ## build the cache engine with rclone's sources, and i
 .PHONY: images
 images: tools build ## pack the binaries into container images (out/images)
 	@mkdir -p $(IMAGES)
-	@for c in $(COMMANDS) stage; do $(CLUSTER) image -o $(IMAGES)/$$c.tar --image-name docker.io/local/$$c:dev --file $(BIN)/$$c:/bin/$$c --entrypoint /bin/$$c || exit 1; done
+	@for c in $(filter-out rclone-client,$(COMMANDS)) stage; do $(CLUSTER) image -o $(IMAGES)/$$c.tar --image-name docker.io/local/$$c:dev --file $(BIN)/$$c:/bin/$$c --entrypoint /bin/$$c || exit 1; done
 	@$(CLUSTER) image -o $(IMAGES)/versitygw.tar --image-name docker.io/local/versitygw:dev --file $(BIN)/versitygw:/bin/versitygw --entrypoint /bin/versitygw
+	@$(CLUSTER) image -o $(IMAGES)/rclone-client.tar --image-name docker.io/local/rclone-client:dev --entrypoint /bin/rclone-client \
+		--file $(BIN)/rclone-client:/bin/rclone-client --file $(BIN)/rclone:/bin/rclone --file /usr/bin/fusermount3:/bin/fusermount3 \
+		--file /etc/ssl/certs/ca-certificates.crt:/etc/ssl/certs/ca-certificates.crt \
+		$$(ldd /usr/bin/fusermount3 | grep -o '/[^ ]*' | sed 's|.*|--file &:&|')
 
 .PHONY: alluxio-image
 alluxio-image: tools build ## pack a real Alluxio, with Java and the commands of its class, into an image

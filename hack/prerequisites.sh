@@ -33,6 +33,8 @@ need mmdebstrap mmdebstrap # the Debian of an image with Java
 need mount mount
 need mkfs.ext4 e2fsprogs
 need sshfs sshfs
+need /usr/bin/fusermount3 fuse3
+need /etc/ssl/certs/ca-certificates.crt ca-certificates
 need ssh-keygen openssh-client
 need rsync rsync
 need sqlite3 sqlite3

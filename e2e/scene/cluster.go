@@ -10,7 +10,7 @@ import (
 )
 
 // images are the archives that `make images` packs for the nodes.
-var images = []string{"cache", "manager", "csi-node", "stage", "versitygw"}
+var images = []string{"cache", "manager", "csi-node", "stage", "versitygw", "rclone-client"}
 
 // StartCluster starts a local cluster that runs our scheduler and has our
 // images. out is the directory that `make images` filled.
