@@ -29,6 +29,9 @@ const (
 	// with the same id. A load whose id begins with a UID is cancelled when there
 	// is no such DataLoad, so others take other ids.
 	EnvLoadID = "MILLRACE_LOAD_ID"
+	// EnvLoadOptions are spec.options of the DataLoad, as a JSON object; see
+	// ParseLoadOptions.
+	EnvLoadOptions = "MILLRACE_LOAD_OPTIONS"
 	// EnvMasterAddress overrides where the master's gRPC is (host:port).
 	EnvMasterAddress = "MILLRACE_MASTER_ADDRESS"
 	// EnvPprof is where a process serves its profiles (host:port, best of

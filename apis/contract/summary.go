@@ -172,4 +172,17 @@ type LoadSummary struct {
 	FilesTotal     int64  `json:"filesTotal"`
 	FilesDone      int64  `json:"filesDone"`
 	BytesPerSecond int64  `json:"bytesPerSecond"`
+	// FilesFailed are not wholly cached although they had their turn. Failures
+	// names the first of them, at most MaxLoadFailures.
+	FilesFailed int64         `json:"filesFailed,omitempty"`
+	Failures    []LoadFailure `json:"failures,omitempty"`
+}
+
+// MaxLoadFailures bounds LoadSummary.Failures.
+const MaxLoadFailures = 10
+
+// LoadFailure is a file that a load did not bring into the cache, and why.
+type LoadFailure struct {
+	Path  string `json:"path"` // absolute within the dataset
+	Error string `json:"error"`
 }

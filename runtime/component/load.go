@@ -85,3 +85,12 @@ func follow(ctx context.Context, client wirepb.MasterClient, r *wirepb.LoadReque
 		each(p)
 	}
 }
+
+// SetLoadOptions has a request say what its options are.
+func SetLoadOptions(r *wirepb.LoadRequest, o contract.LoadOptions) {
+	r.BytesPerSecond, r.Parallelism, r.Priority = o.BytesPerSecond, o.Parallelism, o.Priority
+	r.Keep = map[string]wirepb.KeepAction{
+		contract.LoadKeepPin: wirepb.KeepAction_KEEP_ACTION_PIN, contract.LoadKeepUnpin: wirepb.KeepAction_KEEP_ACTION_UNPIN,
+		contract.LoadKeepFree: wirepb.KeepAction_KEEP_ACTION_FREE,
+	}[o.Keep]
+}

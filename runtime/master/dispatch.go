@@ -1,13 +1,13 @@
 package master
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"time"
 
-	"github.com/millrace/millrace/apis/contract"
 	"github.com/millrace/millrace/runtime/source"
 	"github.com/millrace/millrace/runtime/wire/wirepb"
 )
@@ -34,10 +34,15 @@ func (j *job) load(ctx context.Context) error {
 			return fmt.Errorf("no worker was connected for %s; look at the pods of the workers", j.master.opts.WorkerWait)
 		}
 		j.note(len(members.GetWorkers()))
+		var resume <-chan time.Time
+		if j.resume > 0 {
+			resume = time.After(j.resume)
+		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-tick.C:
+		case <-resume:
 		case <-j.events.ready:
 			for _, event := range j.events.take() {
 				j.handle(ctx, event)
@@ -82,8 +87,8 @@ func (j *job) next(now time.Time) *part {
 }
 
 func (j *job) partOf(f *loadFile, i int64) *part {
-	off := i * j.master.opts.StripeBytes
-	return &part{file: f, version: f.versions, off: off, n: min(j.master.opts.StripeBytes, f.size-off)}
+	off := i * j.partBytes
+	return &part{file: f, version: f.versions, off: off, n: min(j.partBytes, f.size-off)}
 }
 
 // fill gives the workers as much as they may have in hand.
@@ -102,15 +107,37 @@ func (j *job) fill(ctx context.Context, members *wirepb.Members) error {
 			j.place(p, place)
 		}
 	}
-	for name, l := range j.lanes {
-		for len(l.queue) > 0 && l.tasks < maxTasks && l.bytes < maxTaskBytes {
+	j.sendAll(now)
+	return nil
+}
+
+// sendAll orders what the workers, and the bounds of the load, have room for: one
+// task of each worker in turn.
+func (j *job) sendAll(now time.Time) {
+	j.resume = 0
+	j.busy.Store(j.hasWork())
+	if j.yields = j.master.outranked(j); j.yields {
+		return
+	}
+	for more := true; more; {
+		more = false
+		for name, l := range j.lanes {
+			if len(l.queue) == 0 || l.tasks >= maxTasks || l.bytes >= maxTaskBytes {
+				continue
+			}
 			p := l.queue[0]
-			if !j.send(name, l, p) {
-				break // its stream is gone; it comes back or leaves
+			cost, ok := j.affords(p, now)
+			if !ok {
+				return
+			}
+			if j.send(name, l, p) { // else its stream is gone; it comes back or leaves
+				more = true
+				if cost > 0 {
+					j.pace.ReserveN(now, cost)
+				}
 			}
 		}
 	}
-	return nil
 }
 
 // place puts a part into the lane of the next owner that does not have it. It
@@ -152,7 +179,8 @@ func (j *job) send(name string, l *lane, p *part) bool {
 	object := objectOf(entry)
 	object.Key = keyText(p.file.key)
 	j.inFlight[id] = p
-	if !j.master.sendTask(name, j, &wirepb.Task{Id: id, Object: object, Offset: p.off, Length: p.n}) {
+	pin := j.request.GetKeep() == wirepb.KeepAction_KEEP_ACTION_PIN
+	if !j.master.sendTask(name, j, &wirepb.Task{Id: id, Object: object, Offset: p.off, Length: p.n, Pin: pin}) {
 		delete(j.inFlight, id)
 		return false
 	}
@@ -250,6 +278,7 @@ func (j *job) answered(ctx context.Context, p *part, done *wirepb.TaskDone) {
 
 // failed gives a part up.
 func (j *job) failed(ctx context.Context, p *part, done *wirepb.TaskDone) {
+	p.why = done.GetMessage()
 	if j.firstError == nil {
 		path := fmt.Sprintf("inode %d", p.file.ino)
 		if e, ok := j.master.tree.Known(p.file.ino); ok {
@@ -270,16 +299,16 @@ func (j *job) looked(e lookedEvent) {
 	switch {
 	case errors.Is(e.err, source.ErrNotExist) || e.err == nil && !e.entry.IsFile():
 		f.dropped = true
-		j.report(func(p *contract.LoadSummary) {
-			p.BytesTotal -= f.size
-			p.BytesDone -= f.done
-			p.FilesTotal--
+		j.unfail(f)
+		j.report(func(p *progress) {
+			p.bytesTotal -= f.size
+			p.bytesDone -= f.done
+			p.filesTotal--
 		})
 	case e.err != nil:
 		e.part.attempts++
 		if e.part.attempts >= maxAttempts {
-			j.firstError = cmpError(j.firstError, e.err)
-			j.finish(e.part)
+			j.giveUp(e.part, e.err.Error(), e.err)
 			return
 		}
 		j.trouble = e.err.Error()
@@ -288,22 +317,22 @@ func (j *job) looked(e lookedEvent) {
 	case objectKey(e.entry) == f.key: // it is what it was
 		e.part.attempts++
 		if e.part.attempts >= maxNewVersions {
-			j.firstError = cmpError(j.firstError, fmt.Errorf("%s: its source says that it changes and then that it did not", joinMount(e.entry.Mount, e.entry.Path)))
-			j.finish(e.part)
+			const why = "its source says that it changes and then that it did not"
+			j.giveUp(e.part, why, fmt.Errorf("%s: "+why, joinMount(e.entry.Mount, e.entry.Path)))
 			return
 		}
 		j.trouble = joinMount(e.entry.Mount, e.entry.Path) + " changed and changed back"
 		e.part.ready = time.Now().Add(firstTaskRetry)
 		j.later = append(j.later, e.part)
 	case f.versions >= maxNewVersions:
-		j.firstError = cmpError(j.firstError, fmt.Errorf("%s keeps changing at the source", joinMount(e.entry.Mount, e.entry.Path)))
-		j.finish(e.part)
+		j.giveUp(e.part, "it keeps changing at the source", fmt.Errorf("%s keeps changing at the source", joinMount(e.entry.Mount, e.entry.Path)))
 	default:
-		j.report(func(p *contract.LoadSummary) {
-			p.BytesTotal += e.entry.Size - f.size
-			p.BytesDone -= f.done
+		j.report(func(p *progress) {
+			p.bytesTotal += e.entry.Size - f.size
+			p.bytesDone -= f.done
 		})
 		f.versions++
+		j.unfail(f)
 		f.key, f.size, f.done = objectKey(e.entry), e.entry.Size, 0
 		f.left = j.parts(f.size)
 		if f.left == 0 {
@@ -313,6 +342,13 @@ func (j *job) looked(e lookedEvent) {
 			j.again = append(j.again, j.partOf(f, i))
 		}
 	}
+}
+
+// giveUp ends a part that cannot be had.
+func (j *job) giveUp(p *part, why string, err error) {
+	p.why = why
+	j.firstError = cmpError(j.firstError, err)
+	j.finish(p)
 }
 
 func cmpError(first, err error) error {
@@ -328,10 +364,13 @@ func (j *job) finish(p *part) {
 	f.left--
 	f.done += p.best
 	j.rate.add(p.best)
-	j.report(func(s *contract.LoadSummary) { s.BytesDone += p.best })
+	j.report(func(s *progress) { s.bytesDone += p.best })
+	if p.best < p.n {
+		j.fail(f, cmp.Or(p.why, whyNoRoom))
+	}
 	if f.left == 0 && f.done >= f.size {
 		j.fileDone()
 	}
 }
 
-func (j *job) fileDone() { j.report(func(p *contract.LoadSummary) { p.FilesDone++ }) }
+func (j *job) fileDone() { j.report(func(p *progress) { p.filesDone++ }) }

@@ -200,7 +200,7 @@ type pass struct {
 	leaving map[*holder]struct{}
 	holders map[string]*holder
 	refused string // why the last copy was given up
-	rate    rate
+	rate    meter
 }
 
 // plan lists what is to be copied, first what no owner has; nil when that cannot

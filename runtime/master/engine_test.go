@@ -75,11 +75,14 @@ func newCache(t *testing.T, workers int, dirs map[string]string) *cache {
 func (c *cache) startWorker(i int) { c.workerAt(i, c.t.TempDir()) }
 
 // workerAt runs a worker over a directory until the test or stop ends it.
-func (c *cache) workerAt(i int, dir string) (stop func()) {
+func (c *cache) workerAt(i int, dir string) (stop func()) { return c.workerWith(i, dir, 1<<30) }
+
+// workerWith runs one with room for so many bytes.
+func (c *cache) workerWith(i int, dir string, quota int64) (stop func()) {
 	c.t.Helper()
 	w, err := worker.New(worker.Config{
 		Name: fmt.Sprintf("w%d", i), Node: fmt.Sprintf("n%d", i), Listen: "127.0.0.1:0", Socket: c.socket(i), Master: c.address, Mounts: c.mounts,
-		Tiers: []store.Tier{{Medium: "SSD", Dirs: []store.Dir{{Path: dir, QuotaBytes: 1 << 30}}, High: 0.95, Low: 0.7}},
+		Tiers: []store.Tier{{Medium: "SSD", Dirs: []store.Dir{{Path: dir, QuotaBytes: quota}}, High: 0.95, Low: 0.7}},
 	})
 	if err != nil {
 		c.t.Fatal(err)

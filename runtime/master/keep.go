@@ -23,6 +23,8 @@ const (
 	keysAtOnce = 1 << 16
 	// keepAnswer is how long a worker may take to do what one order says.
 	keepAnswer = time.Minute
+	// patternChars make a path a pattern of path.Match.
+	patternChars = `*?[\`
 )
 
 // asked is an order to a worker that waits for its answer; none comes when the
@@ -97,7 +99,7 @@ func (m *Master) expand(ctx context.Context, pattern string) ([]match, error) {
 	if err == nil {
 		return []match{{entry, pattern}}, nil
 	}
-	if status.Code(statusOf(err)) != codes.NotFound || !strings.ContainsAny(pattern, `*?[\`) {
+	if status.Code(statusOf(err)) != codes.NotFound || !strings.ContainsAny(pattern, patternChars) {
 		return nil, err
 	}
 	if _, bad := path.Match(pattern, ""); bad != nil {

@@ -8,10 +8,12 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/millrace/millrace/apis/contract"
+	"github.com/millrace/millrace/runtime/component"
 	"github.com/millrace/millrace/runtime/wire/wirepb"
 )
 
@@ -96,6 +98,55 @@ func TestPinsAndFreesReachEveryWorkerAndOutliveIt(t *testing.T) {
 	}
 	if got := c.do(contract.PathFree, "/m/d0", "/m/d1"); got.CachedFiles != 1 || got.PinnedFiles != 5 {
 		t.Errorf("freed %+v", got)
+	}
+}
+
+func TestALoadPinsUnpinsAndFrees(t *testing.T) {
+	dir := t.TempDir()
+	const files, size = 40, 4 << 20
+	for i := range files {
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("f%02d", i)), make([]byte, size), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := newCache(t, 0, map[string]string{"/m": dir})
+	c.workerWith(0, t.TempDir(), files/2*(size+8192)) // room for half of it
+	load := func(id, keep string, targets ...string) *wirepb.LoadProgress {
+		t.Helper()
+		r := &wirepb.LoadRequest{Id: id}
+		component.SetLoadOptions(r, contract.LoadOptions{Keep: keep})
+		for _, target := range targets {
+			r.Targets = append(r.Targets, &wirepb.LoadTarget{Path: target})
+		}
+		return c.load(r)
+	}
+	// What is there before is pinned, too.
+	if p := load("before", "", "/m/f00"); p.GetPhase() != contract.LoadComplete {
+		t.Fatalf("%v", p)
+	}
+	if p := load("pin", contract.LoadKeepPin, "/m/f0*"); p.GetPhase() != contract.LoadComplete || p.GetMessage() != "all is pinned" || p.GetFilesDone() != 10 {
+		t.Fatalf("pin: %v", p)
+	}
+	if p := load("too much", "", "/m/f[123]*"); p.GetPhase() != contract.LoadFailed || p.GetFilesFailed() == 0 || len(p.GetFailures()) != contract.MaxLoadFailures {
+		t.Errorf("more than there is room for: %v", p)
+	}
+	if p := load("again", "", "/m/f0*"); p.GetPhase() != contract.LoadComplete {
+		t.Errorf("what was pinned: %v", p)
+	}
+	if p := load("free", contract.LoadKeepFree, "/m"); p.GetPhase() != contract.LoadComplete || !strings.HasSuffix(p.GetMessage(), "; 10 are pinned and stay") {
+		t.Errorf("free: %v", p)
+	}
+	if got := c.master.Summary().CachedBytes; got != 10*size {
+		t.Errorf("%d bytes are cached, want what is pinned", got)
+	}
+	if p := load("unpin", contract.LoadKeepUnpin, "/m"); p.GetPhase() != contract.LoadComplete || !strings.HasPrefix(p.GetMessage(), "unpinned 10 of 40 files") {
+		t.Errorf("unpin: %v", p)
+	}
+	if p := load("free", contract.LoadKeepFree, "/m"); p.GetPhase() != contract.LoadComplete || strings.Contains(p.GetMessage(), "stay") {
+		t.Errorf("free again: %v", p)
+	}
+	if got := c.master.Summary().CachedBytes; got != 0 {
+		t.Errorf("%d bytes are cached after all was freed", got)
 	}
 }
 

@@ -27,10 +27,7 @@ func (m *Master) Load(r *wirepb.LoadRequest, stream wirepb.Master_LoadServer) er
 		if m.ctx.Err() != nil { // not the job has ended but this master
 			return status.Error(codes.Unavailable, "the master is going down")
 		}
-		err := stream.Send(&wirepb.LoadProgress{
-			Phase: p.Phase, Message: p.Message, BytesTotal: p.BytesTotal, BytesDone: p.BytesDone,
-			FilesTotal: p.FilesTotal, FilesDone: p.FilesDone, BytesPerSecond: p.BytesPerSecond,
-		})
+		err := stream.Send(progressMessage(p))
 		if err != nil || p.Phase != contract.LoadRunning {
 			return err
 		}
@@ -48,9 +45,23 @@ func (m *Master) Load(r *wirepb.LoadRequest, stream wirepb.Master_LoadServer) er
 	}
 }
 
+func progressMessage(p contract.LoadSummary) *wirepb.LoadProgress {
+	out := &wirepb.LoadProgress{
+		Phase: p.Phase, Message: p.Message, BytesTotal: p.BytesTotal, BytesDone: p.BytesDone,
+		FilesTotal: p.FilesTotal, FilesDone: p.FilesDone, BytesPerSecond: p.BytesPerSecond, FilesFailed: p.FilesFailed,
+	}
+	for _, f := range p.Failures {
+		out.Failures = append(out.Failures, &wirepb.LoadFailure{Path: f.Path, Error: f.Error})
+	}
+	return out
+}
+
 func (m *Master) startLoad(r *wirepb.LoadRequest) (*job, error) {
 	if r.GetId() == "" {
 		return nil, status.Error(codes.InvalidArgument, "a load needs an id")
+	}
+	if r.GetBytesPerSecond() < 0 || r.GetParallelism() < 0 {
+		return nil, status.Error(codes.InvalidArgument, "bytes_per_second and parallelism of a load are 0, for no bound, or more")
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -173,17 +184,17 @@ func joinMount(mount, rel string) string { return path.Join(mount, rel) }
 // rateHalfLife is after how long a former rate counts half.
 const rateHalfLife = 3 * time.Second
 
-// rate is an exponentially weighted mean of bytes per second.
-type rate struct {
+// meter is an exponentially weighted mean of bytes per second.
+type meter struct {
 	bytes int64 // since at
 	at    time.Time
 	mean  float64
 }
 
-func (r *rate) add(n int64) { r.bytes += n }
+func (r *meter) add(n int64) { r.bytes += n }
 
 // perSecond takes in what was added since the last call.
-func (r *rate) perSecond(now time.Time) int64 {
+func (r *meter) perSecond(now time.Time) int64 {
 	passed := now.Sub(r.at)
 	switch {
 	case r.at.IsZero():

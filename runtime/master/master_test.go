@@ -343,8 +343,8 @@ func TestALoadThatCannotEndSaysWhy(t *testing.T) {
 		target  string
 		message string
 	}{
-		"the cache has no room":     {noSpace, "/", "cached 1020.00B of 1.09KiB (91.5%): the cache has no room for the rest; raise the quota or the replicas"},
-		"the source says no":        {denied, "/mid", "cached 0.00B of 95.00B (0.0%): /mid: mem://flat/mid: access denied"},
+		"the cache has no room":     {noSpace, "/", "cached 1020.00B of 1.09KiB (91.5%), 1 of 5 files failed: the cache has no room for the rest; raise the quota or the replicas"},
+		"the source says no":        {denied, "/mid", "cached 0.00B of 95.00B (0.0%), 1 of 1 files failed: /mid: mem://flat/mid: access denied"},
 		"there is no such path":     {nil, "/nowhere", "load /nowhere: /nowhere: does not exist"},
 		"the path goes over a file": {nil, "/mid/x", "load /mid/x: /mid is not a directory: does not exist"},
 	}

@@ -42,7 +42,7 @@ func (j *job) shortCopies() string {
 		copies = max(copies, f.copies)
 		for i := range j.parts(f.size) {
 			p := j.partOf(f, i)
-			owners := place.owners(f.key, i, f.copies)
+			owners := place.owners(f.key, p.off/j.master.opts.StripeBytes, f.copies)
 			missing := f.copies - len(owners) // for want of workers
 			for _, o := range owners {
 				if j.master.heldBy(o.Name, f.key, p.off, p.n) < p.n {

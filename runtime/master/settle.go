@@ -3,8 +3,6 @@ package master
 import (
 	"context"
 	"time"
-
-	"github.com/millrace/millrace/apis/contract"
 )
 
 // settle counts what is really there. When workers came or went meanwhile, the
@@ -19,7 +17,7 @@ func (j *job) settle(ctx context.Context) (again bool, err error) {
 	}
 	if len(j.master.currentMembers().GetWorkers()) < j.peak {
 		// A worker that was restarted brings back what it had.
-		j.report(func(p *contract.LoadSummary) { p.Message = "waiting for a worker to come back" })
+		j.report(func(p *progress) { p.message = "waiting for a worker to come back" })
 		deadline := time.NewTimer(workerReturn)
 		defer deadline.Stop()
 		for len(j.master.currentMembers().GetWorkers()) < j.peak {
@@ -39,6 +37,7 @@ func (j *job) settle(ctx context.Context) (again bool, err error) {
 		return false, nil
 	}
 	j.moved, j.noSpace, j.firstError = false, 0, nil
+	j.forgive()
 	var whole int64 // bytes of files that need nothing
 	for _, f := range j.files {
 		if f.dropped {
@@ -53,7 +52,7 @@ func (j *job) settle(ctx context.Context) (again bool, err error) {
 			j.again = append(j.again, j.partOf(f, i))
 		}
 	}
-	j.report(func(p *contract.LoadSummary) { p.BytesDone = whole })
+	j.report(func(p *progress) { p.bytesDone = whole })
 	return true, nil
 }
 
@@ -77,8 +76,9 @@ func (j *job) recount(ctx context.Context) error {
 			}
 		}
 		if bytes >= j.snapshot().BytesDone || j.moved || time.Now().After(deadline) {
-			j.report(func(p *contract.LoadSummary) {
-				p.BytesDone, p.BytesTotal, p.FilesDone, p.FilesTotal = bytes, total, done, files
+			j.recountFailed()
+			j.report(func(p *progress) {
+				p.bytesDone, p.bytesTotal, p.filesDone, p.filesTotal = bytes, total, done, files
 			})
 			return nil
 		}

@@ -25,8 +25,9 @@ import (
 // loadRequest is what travels to the daemon, loadEvent one line of its answer.
 type loadRequest struct {
 	// Paths are those of the dataset.
-	Paths    []string `json:"paths"`
-	Metadata bool     `json:"metadata"`
+	Paths    []string             `json:"paths"`
+	Metadata bool                 `json:"metadata"`
+	Options  contract.LoadOptions `json:"options"`
 }
 
 type loadEvent struct {
@@ -51,6 +52,7 @@ func (c *control) serveLoad(w http.ResponseWriter, r *http.Request) {
 	for _, path := range request.Paths {
 		load.Targets = append(load.Targets, &wirepb.LoadTarget{Path: path})
 	}
+	component.SetLoadOptions(load, request.Options)
 	out, flush := json.NewEncoder(w), http.NewResponseController(w)
 	_ = flush.Flush()
 	tell := func(e loadEvent) {
@@ -60,7 +62,7 @@ func (c *control) serveLoad(w http.ResponseWriter, r *http.Request) {
 	_, err := component.Load(r.Context(), wirepb.NewMasterClient(c.conn), load, func(p *wirepb.LoadProgress) {
 		tell(loadEvent{LoadSummary: contract.LoadSummary{
 			ID: load.GetId(), Phase: p.GetPhase(), Message: p.GetMessage(), BytesTotal: p.GetBytesTotal(), BytesDone: p.GetBytesDone(),
-			FilesTotal: p.GetFilesTotal(), FilesDone: p.GetFilesDone(), BytesPerSecond: p.GetBytesPerSecond(),
+			FilesTotal: p.GetFilesTotal(), FilesDone: p.GetFilesDone(), BytesPerSecond: p.GetBytesPerSecond(), FilesFailed: p.GetFilesFailed(),
 		}})
 	})
 	if err != nil {
@@ -105,8 +107,9 @@ func (r loadRequest) id() string {
 var ErrWaitingEnded = errors.New("stopped waiting")
 
 // Load brings paths below a mount into the cache and returns when all of it is
-// there. The paths may be patterns. Each is told how far it is.
-func Load(ctx context.Context, runDir string, paths []string, metadata bool, each func(contract.LoadSummary)) error {
+// there. The paths may be patterns. Each is told how far it is. A load of the same
+// paths that runs is joined as it is.
+func Load(ctx context.Context, runDir string, paths []string, metadata bool, options contract.LoadOptions, each func(contract.LoadSummary)) error {
 	p, s, inside, err := loadTargets(runDir, paths)
 	if err != nil {
 		return component.Hopeless{Err: err}
@@ -114,7 +117,7 @@ func Load(ctx context.Context, runDir string, paths []string, metadata bool, eac
 	if !p.alive() {
 		return fmt.Errorf("%s: %w", s.MountPoint, errDead)
 	}
-	body, err := json.Marshal(loadRequest{inside, metadata})
+	body, err := json.Marshal(loadRequest{inside, metadata, options})
 	if err != nil {
 		return err
 	}

@@ -98,6 +98,9 @@ func words(l contract.LoadSummary) string {
 	}
 	s := fmt.Sprintf("%5.1f%%  %s of %s  %d of %d files", 100*fraction(l),
 		master.FormatBytes(l.BytesDone), master.FormatBytes(l.BytesTotal), l.FilesDone, l.FilesTotal)
+	if l.FilesFailed > 0 {
+		s += fmt.Sprintf("  %d failed", l.FilesFailed)
+	}
 	if l.Phase == contract.LoadRunning {
 		s += "  " + master.FormatBytes(l.BytesPerSecond) + "/s  ETA " + eta(l)
 	}

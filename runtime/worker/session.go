@@ -258,6 +258,9 @@ func (w *Worker) task(ctx context.Context, t *wirepb.Task) *wirepb.TaskDone {
 			r = asCopy
 		}
 		_, err = w.fetch.ensure(ctx, file, o, t.GetOffset(), t.GetLength(), r)
+		if err == nil && t.GetPin() {
+			w.store.Pin(store.Key(o.GetKey())) // it is there: it is leased
+		}
 		done.CachedBytes = min(t.GetLength(), file.Size()-t.GetOffset())
 		if err != nil {
 			for _, block := range file.Missing(t.GetOffset(), t.GetLength()) {

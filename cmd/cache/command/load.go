@@ -2,6 +2,7 @@ package command
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -51,7 +52,7 @@ func runLoad(ctx context.Context, files wire.TLSFiles) (message string, err erro
 	}
 	request, err := loadRequest()
 	if err != nil {
-		return "", err
+		return "", component.Hopeless{Err: err}
 	}
 	address, err := s.MasterAt()
 	if err != nil {
@@ -69,6 +70,9 @@ func runLoad(ctx context.Context, files wire.TLSFiles) (message string, err erro
 	last, err := component.Load(ctx, wirepb.NewMasterClient(conn), request, logProgress())
 	if err != nil {
 		return "", err
+	}
+	if keeps := request.GetKeep(); keeps == wirepb.KeepAction_KEEP_ACTION_FREE || keeps == wirepb.KeepAction_KEEP_ACTION_UNPIN {
+		return last.GetMessage(), nil
 	}
 	return fmt.Sprintf("cached %d bytes in %d files", last.GetBytesDone(), last.GetFilesDone()), nil
 }
@@ -88,7 +92,7 @@ func logProgress() func(*wirepb.LoadProgress) {
 		if p.GetPhase() != contract.LoadRunning || time.Since(logged) >= progressEvery {
 			logged = time.Now()
 			slog.Info("load", "phase", p.GetPhase(), "message", p.GetMessage(), "bytesDone", p.GetBytesDone(), "bytesTotal", p.GetBytesTotal(),
-				"filesDone", p.GetFilesDone(), "filesTotal", p.GetFilesTotal(), "bytesPerSecond", p.GetBytesPerSecond())
+				"filesDone", p.GetFilesDone(), "filesTotal", p.GetFilesTotal(), "filesFailed", p.GetFilesFailed(), "bytesPerSecond", p.GetBytesPerSecond())
 		}
 	}
 }
@@ -119,7 +123,25 @@ func loadRequest() (*wirepb.LoadRequest, error) {
 		}
 		r.Targets = append(r.Targets, target)
 	}
-	return r, nil
+	return r, setOptions(r, os.Getenv(contract.EnvLoadOptions))
+}
+
+// setOptions reads spec.options of the DataLoad. What the engine does not know
+// was told to its owner by the controller.
+func setOptions(r *wirepb.LoadRequest, text string) error {
+	if text == "" {
+		return nil
+	}
+	var options map[string]string
+	if err := json.Unmarshal([]byte(text), &options); err != nil {
+		return fmt.Errorf("read $%s: %w", contract.EnvLoadOptions, err)
+	}
+	o, _, err := contract.ParseLoadOptions(options)
+	if err != nil {
+		return fmt.Errorf("spec.options.%w", err)
+	}
+	component.SetLoadOptions(r, o)
+	return nil
 }
 
 func split(list string) []string {

@@ -1911,6 +1911,7 @@ type Task struct {
 	Length int64                  `protobuf:"varint,4,opt,name=length,proto3" json:"length,omitempty"`
 	// copy: from workers that have it; the source is not read.
 	Copy          bool `protobuf:"varint,5,opt,name=copy,proto3" json:"copy,omitempty"`
+	Pin           bool `protobuf:"varint,6,opt,name=pin,proto3" json:"pin,omitempty"` // the file is pinned when the range is there
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1976,6 +1977,13 @@ func (x *Task) GetLength() int64 {
 func (x *Task) GetCopy() bool {
 	if x != nil {
 		return x.Copy
+	}
+	return false
+}
+
+func (x *Task) GetPin() bool {
+	if x != nil {
+		return x.Pin
 	}
 	return false
 }
@@ -2437,10 +2445,18 @@ func (x *KeepReply) GetPinnedFiles() int64 {
 }
 
 type LoadRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Targets       []*LoadTarget          `protobuf:"bytes,2,rep,name=targets,proto3" json:"targets,omitempty"`                                // none means /
-	LoadMetadata  bool                   `protobuf:"varint,3,opt,name=load_metadata,json=loadMetadata,proto3" json:"load_metadata,omitempty"` // list the targets anew before
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Id           string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Targets      []*LoadTarget          `protobuf:"bytes,2,rep,name=targets,proto3" json:"targets,omitempty"`                                // none means /
+	LoadMetadata bool                   `protobuf:"varint,3,opt,name=load_metadata,json=loadMetadata,proto3" json:"load_metadata,omitempty"` // list the targets anew before
+	// At most so much is read from the sources for it, over all workers; 0: any.
+	BytesPerSecond int64 `protobuf:"varint,4,opt,name=bytes_per_second,json=bytesPerSecond,proto3" json:"bytes_per_second,omitempty"`
+	Parallelism    int32 `protobuf:"varint,5,opt,name=parallelism,proto3" json:"parallelism,omitempty"` // blocks under way at once, over all workers; 0: any
+	// Loads of higher priority go first.
+	Priority int32 `protobuf:"varint,6,opt,name=priority,proto3" json:"priority,omitempty"`
+	// keep: what is loaded is pinned; or the targets are unpinned or freed, and
+	// nothing is loaded.
+	Keep          KeepAction `protobuf:"varint,7,opt,name=keep,proto3,enum=millrace.wire.v1.KeepAction" json:"keep,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2496,10 +2512,40 @@ func (x *LoadRequest) GetLoadMetadata() bool {
 	return false
 }
 
+func (x *LoadRequest) GetBytesPerSecond() int64 {
+	if x != nil {
+		return x.BytesPerSecond
+	}
+	return 0
+}
+
+func (x *LoadRequest) GetParallelism() int32 {
+	if x != nil {
+		return x.Parallelism
+	}
+	return 0
+}
+
+func (x *LoadRequest) GetPriority() int32 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
+}
+
+func (x *LoadRequest) GetKeep() KeepAction {
+	if x != nil {
+		return x.Keep
+	}
+	return KeepAction_KEEP_ACTION_UNSPECIFIED
+}
+
 type LoadTarget struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`          // absolute within the dataset; a file or a directory
-	Replicas      int32                  `protobuf:"varint,2,opt,name=replicas,proto3" json:"replicas,omitempty"` // 0 or 1: the dataset's own number
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Absolute within the dataset: a file, a directory, or a pattern of path.Match
+	// that matches at least one.
+	Path          string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	Replicas      int32  `protobuf:"varint,2,opt,name=replicas,proto3" json:"replicas,omitempty"` // 0 or 1: the dataset's own number
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2662,6 +2708,8 @@ type LoadProgress struct {
 	FilesTotal     int64                  `protobuf:"varint,5,opt,name=files_total,json=filesTotal,proto3" json:"files_total,omitempty"`
 	FilesDone      int64                  `protobuf:"varint,6,opt,name=files_done,json=filesDone,proto3" json:"files_done,omitempty"`
 	BytesPerSecond int64                  `protobuf:"varint,7,opt,name=bytes_per_second,json=bytesPerSecond,proto3" json:"bytes_per_second,omitempty"`
+	FilesFailed    int64                  `protobuf:"varint,8,opt,name=files_failed,json=filesFailed,proto3" json:"files_failed,omitempty"` // that are not, or will not be, wholly there
+	Failures       []*LoadFailure         `protobuf:"bytes,9,rep,name=failures,proto3" json:"failures,omitempty"`                           // the first of them
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -2743,6 +2791,72 @@ func (x *LoadProgress) GetBytesPerSecond() int64 {
 		return x.BytesPerSecond
 	}
 	return 0
+}
+
+func (x *LoadProgress) GetFilesFailed() int64 {
+	if x != nil {
+		return x.FilesFailed
+	}
+	return 0
+}
+
+func (x *LoadProgress) GetFailures() []*LoadFailure {
+	if x != nil {
+		return x.Failures
+	}
+	return nil
+}
+
+type LoadFailure struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"` // absolute within the dataset
+	Error         string                 `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoadFailure) Reset() {
+	*x = LoadFailure{}
+	mi := &file_wire_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoadFailure) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoadFailure) ProtoMessage() {}
+
+func (x *LoadFailure) ProtoReflect() protoreflect.Message {
+	mi := &file_wire_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoadFailure.ProtoReflect.Descriptor instead.
+func (*LoadFailure) Descriptor() ([]byte, []int) {
+	return file_wire_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *LoadFailure) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *LoadFailure) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
 }
 
 var File_wire_proto protoreflect.FileDescriptor
@@ -2876,13 +2990,14 @@ const file_wire_proto_rawDesc = "" +
 	"\x06cancel\x18\x03 \x01(\v2\x1c.millrace.wire.v1.CancelTaskH\x00R\x06cancel\x122\n" +
 	"\x06forget\x18\x04 \x01(\v2\x18.millrace.wire.v1.ForgetH\x00R\x06forget\x12,\n" +
 	"\x04keep\x18\x05 \x01(\v2\x16.millrace.wire.v1.KeepH\x00R\x04keepB\a\n" +
-	"\x05order\"\x8c\x01\n" +
+	"\x05order\"\x9e\x01\n" +
 	"\x04Task\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x120\n" +
 	"\x06object\x18\x02 \x01(\v2\x18.millrace.wire.v1.ObjectR\x06object\x12\x16\n" +
 	"\x06offset\x18\x03 \x01(\x03R\x06offset\x12\x16\n" +
 	"\x06length\x18\x04 \x01(\x03R\x06length\x12\x12\n" +
-	"\x04copy\x18\x05 \x01(\bR\x04copy\"\x1c\n" +
+	"\x04copy\x18\x05 \x01(\bR\x04copy\x12\x10\n" +
+	"\x03pin\x18\x06 \x01(\bR\x03pin\"\x1c\n" +
 	"\n" +
 	"CancelTask\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\"\x89\x01\n" +
@@ -2911,11 +3026,15 @@ const file_wire_proto_rawDesc = "" +
 	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\x12!\n" +
 	"\fcached_files\x18\x03 \x01(\x03R\vcachedFiles\x12!\n" +
 	"\fcached_bytes\x18\x04 \x01(\x03R\vcachedBytes\x12!\n" +
-	"\fpinned_files\x18\x05 \x01(\x03R\vpinnedFiles\"z\n" +
+	"\fpinned_files\x18\x05 \x01(\x03R\vpinnedFiles\"\x94\x02\n" +
 	"\vLoadRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x126\n" +
 	"\atargets\x18\x02 \x03(\v2\x1c.millrace.wire.v1.LoadTargetR\atargets\x12#\n" +
-	"\rload_metadata\x18\x03 \x01(\bR\floadMetadata\"<\n" +
+	"\rload_metadata\x18\x03 \x01(\bR\floadMetadata\x12(\n" +
+	"\x10bytes_per_second\x18\x04 \x01(\x03R\x0ebytesPerSecond\x12 \n" +
+	"\vparallelism\x18\x05 \x01(\x05R\vparallelism\x12\x1a\n" +
+	"\bpriority\x18\x06 \x01(\x05R\bpriority\x120\n" +
+	"\x04keep\x18\a \x01(\x0e2\x1c.millrace.wire.v1.KeepActionR\x04keep\"<\n" +
 	"\n" +
 	"LoadTarget\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x1a\n" +
@@ -2925,7 +3044,7 @@ const file_wire_proto_rawDesc = "" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x19\n" +
 	"\bfor_good\x18\x03 \x01(\bR\aforGood\"/\n" +
 	"\x0fCancelLoadReply\x12\x1c\n" +
-	"\tcancelled\x18\x01 \x01(\bR\tcancelled\"\xe8\x01\n" +
+	"\tcancelled\x18\x01 \x01(\bR\tcancelled\"\xc6\x02\n" +
 	"\fLoadProgress\x12\x14\n" +
 	"\x05phase\x18\x01 \x01(\tR\x05phase\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x1f\n" +
@@ -2937,7 +3056,12 @@ const file_wire_proto_rawDesc = "" +
 	"filesTotal\x12\x1d\n" +
 	"\n" +
 	"files_done\x18\x06 \x01(\x03R\tfilesDone\x12(\n" +
-	"\x10bytes_per_second\x18\a \x01(\x03R\x0ebytesPerSecond*\xaa\x01\n" +
+	"\x10bytes_per_second\x18\a \x01(\x03R\x0ebytesPerSecond\x12!\n" +
+	"\ffiles_failed\x18\b \x01(\x03R\vfilesFailed\x129\n" +
+	"\bfailures\x18\t \x03(\v2\x1d.millrace.wire.v1.LoadFailureR\bfailures\"7\n" +
+	"\vLoadFailure\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x14\n" +
+	"\x05error\x18\x02 \x01(\tR\x05error*\xaa\x01\n" +
 	"\x06Status\x12\r\n" +
 	"\tSTATUS_OK\x10\x00\x12\x14\n" +
 	"\x10STATUS_NOT_EXIST\x10\x01\x12\x11\n" +
@@ -2980,7 +3104,7 @@ func file_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_wire_proto_goTypes = []any{
 	(Status)(0),               // 0: millrace.wire.v1.Status
 	(KeepAction)(0),           // 1: millrace.wire.v1.KeepAction
@@ -3023,16 +3147,17 @@ var file_wire_proto_goTypes = []any{
 	(*CancelLoadRequest)(nil), // 38: millrace.wire.v1.CancelLoadRequest
 	(*CancelLoadReply)(nil),   // 39: millrace.wire.v1.CancelLoadReply
 	(*LoadProgress)(nil),      // 40: millrace.wire.v1.LoadProgress
-	nil,                       // 41: millrace.wire.v1.Directory.InodesEntry
-	nil,                       // 42: millrace.wire.v1.Directory.MountsEntry
+	(*LoadFailure)(nil),       // 41: millrace.wire.v1.LoadFailure
+	nil,                       // 42: millrace.wire.v1.Directory.InodesEntry
+	nil,                       // 43: millrace.wire.v1.Directory.MountsEntry
 }
 var file_wire_proto_depIdxs = []int32{
 	3,  // 0: millrace.wire.v1.Entry.object:type_name -> millrace.wire.v1.Object
 	2,  // 1: millrace.wire.v1.Entries.entries:type_name -> millrace.wire.v1.Entry
 	5,  // 2: millrace.wire.v1.Entries.pages:type_name -> millrace.wire.v1.Page
 	6,  // 3: millrace.wire.v1.Entries.directory:type_name -> millrace.wire.v1.Directory
-	41, // 4: millrace.wire.v1.Directory.inodes:type_name -> millrace.wire.v1.Directory.InodesEntry
-	42, // 5: millrace.wire.v1.Directory.mounts:type_name -> millrace.wire.v1.Directory.MountsEntry
+	42, // 4: millrace.wire.v1.Directory.inodes:type_name -> millrace.wire.v1.Directory.InodesEntry
+	43, // 5: millrace.wire.v1.Directory.mounts:type_name -> millrace.wire.v1.Directory.MountsEntry
 	17, // 6: millrace.wire.v1.WatchEvent.members:type_name -> millrace.wire.v1.Members
 	16, // 7: millrace.wire.v1.WatchEvent.invalidations:type_name -> millrace.wire.v1.Invalidation
 	15, // 8: millrace.wire.v1.WatchEvent.directories:type_name -> millrace.wire.v1.DirectoryChange
@@ -3056,31 +3181,33 @@ var file_wire_proto_depIdxs = []int32{
 	1,  // 26: millrace.wire.v1.Keep.action:type_name -> millrace.wire.v1.KeepAction
 	1,  // 27: millrace.wire.v1.KeepRequest.action:type_name -> millrace.wire.v1.KeepAction
 	37, // 28: millrace.wire.v1.LoadRequest.targets:type_name -> millrace.wire.v1.LoadTarget
-	19, // 29: millrace.wire.v1.Master.Attach:input_type -> millrace.wire.v1.WorkerReport
-	13, // 30: millrace.wire.v1.Master.Watch:input_type -> millrace.wire.v1.WatchRequest
-	7,  // 31: millrace.wire.v1.Master.Lookup:input_type -> millrace.wire.v1.LookupRequest
-	8,  // 32: millrace.wire.v1.Master.ReadDir:input_type -> millrace.wire.v1.ReadDirRequest
-	7,  // 33: millrace.wire.v1.Master.Refresh:input_type -> millrace.wire.v1.LookupRequest
-	9,  // 34: millrace.wire.v1.Master.Revalidate:input_type -> millrace.wire.v1.RevalidateRequest
-	11, // 35: millrace.wire.v1.Master.StatFS:input_type -> millrace.wire.v1.StatFSRequest
-	36, // 36: millrace.wire.v1.Master.Load:input_type -> millrace.wire.v1.LoadRequest
-	38, // 37: millrace.wire.v1.Master.CancelLoad:input_type -> millrace.wire.v1.CancelLoadRequest
-	34, // 38: millrace.wire.v1.Master.Keep:input_type -> millrace.wire.v1.KeepRequest
-	26, // 39: millrace.wire.v1.Master.Attach:output_type -> millrace.wire.v1.WorkerOrder
-	14, // 40: millrace.wire.v1.Master.Watch:output_type -> millrace.wire.v1.WatchEvent
-	2,  // 41: millrace.wire.v1.Master.Lookup:output_type -> millrace.wire.v1.Entry
-	4,  // 42: millrace.wire.v1.Master.ReadDir:output_type -> millrace.wire.v1.Entries
-	2,  // 43: millrace.wire.v1.Master.Refresh:output_type -> millrace.wire.v1.Entry
-	10, // 44: millrace.wire.v1.Master.Revalidate:output_type -> millrace.wire.v1.RevalidateReply
-	12, // 45: millrace.wire.v1.Master.StatFS:output_type -> millrace.wire.v1.StatFSReply
-	40, // 46: millrace.wire.v1.Master.Load:output_type -> millrace.wire.v1.LoadProgress
-	39, // 47: millrace.wire.v1.Master.CancelLoad:output_type -> millrace.wire.v1.CancelLoadReply
-	35, // 48: millrace.wire.v1.Master.Keep:output_type -> millrace.wire.v1.KeepReply
-	39, // [39:49] is the sub-list for method output_type
-	29, // [29:39] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	1,  // 29: millrace.wire.v1.LoadRequest.keep:type_name -> millrace.wire.v1.KeepAction
+	41, // 30: millrace.wire.v1.LoadProgress.failures:type_name -> millrace.wire.v1.LoadFailure
+	19, // 31: millrace.wire.v1.Master.Attach:input_type -> millrace.wire.v1.WorkerReport
+	13, // 32: millrace.wire.v1.Master.Watch:input_type -> millrace.wire.v1.WatchRequest
+	7,  // 33: millrace.wire.v1.Master.Lookup:input_type -> millrace.wire.v1.LookupRequest
+	8,  // 34: millrace.wire.v1.Master.ReadDir:input_type -> millrace.wire.v1.ReadDirRequest
+	7,  // 35: millrace.wire.v1.Master.Refresh:input_type -> millrace.wire.v1.LookupRequest
+	9,  // 36: millrace.wire.v1.Master.Revalidate:input_type -> millrace.wire.v1.RevalidateRequest
+	11, // 37: millrace.wire.v1.Master.StatFS:input_type -> millrace.wire.v1.StatFSRequest
+	36, // 38: millrace.wire.v1.Master.Load:input_type -> millrace.wire.v1.LoadRequest
+	38, // 39: millrace.wire.v1.Master.CancelLoad:input_type -> millrace.wire.v1.CancelLoadRequest
+	34, // 40: millrace.wire.v1.Master.Keep:input_type -> millrace.wire.v1.KeepRequest
+	26, // 41: millrace.wire.v1.Master.Attach:output_type -> millrace.wire.v1.WorkerOrder
+	14, // 42: millrace.wire.v1.Master.Watch:output_type -> millrace.wire.v1.WatchEvent
+	2,  // 43: millrace.wire.v1.Master.Lookup:output_type -> millrace.wire.v1.Entry
+	4,  // 44: millrace.wire.v1.Master.ReadDir:output_type -> millrace.wire.v1.Entries
+	2,  // 45: millrace.wire.v1.Master.Refresh:output_type -> millrace.wire.v1.Entry
+	10, // 46: millrace.wire.v1.Master.Revalidate:output_type -> millrace.wire.v1.RevalidateReply
+	12, // 47: millrace.wire.v1.Master.StatFS:output_type -> millrace.wire.v1.StatFSReply
+	40, // 48: millrace.wire.v1.Master.Load:output_type -> millrace.wire.v1.LoadProgress
+	39, // 49: millrace.wire.v1.Master.CancelLoad:output_type -> millrace.wire.v1.CancelLoadReply
+	35, // 50: millrace.wire.v1.Master.Keep:output_type -> millrace.wire.v1.KeepReply
+	41, // [41:51] is the sub-list for method output_type
+	31, // [31:41] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_wire_proto_init() }
@@ -3110,7 +3237,7 @@ func file_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_wire_proto_rawDesc), len(file_wire_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   41,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
