@@ -176,6 +176,17 @@ func (c *cache) load(ctx context.Context) (time.Duration, error) {
 	return time.Since(began), err
 }
 
+// loadFor is load, as far as it comes in a time.
+func (c *cache) loadFor(ctx context.Context, limit time.Duration) (time.Duration, error) {
+	bounded, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	took, err := c.load(bounded)
+	if bounded.Err() != nil && ctx.Err() == nil {
+		err = nil
+	}
+	return took, err
+}
+
 // summary is what the master says.
 func (c *cache) summary(ctx context.Context) (s contract.Summary, err error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+c.http+contract.PathSummary, nil)

@@ -19,10 +19,20 @@ var errTooMany = errors.New("too many entries")
 
 // directory is a whole directory, from here or from the master. One with more
 // entries than limit, of those that are not here, is errTooMany; 0: no limit.
-func (r *Reader) directory(ctx context.Context, ino uint64, limit int) (c *namespace.Copy, err error) {
+func (r *Reader) directory(ctx context.Context, ino uint64, limit int) (*namespace.Copy, error) {
 	if c, ok := r.dirs.get(ino); ok {
 		return c, nil
 	}
+	if r.tours.wait(ctx, ino) {
+		if c, ok := r.dirs.get(ino); ok {
+			return c, nil
+		}
+	}
+	return r.askDirectory(ctx, ino, limit)
+}
+
+// askDirectory is directory, from the master.
+func (r *Reader) askDirectory(ctx context.Context, ino uint64, limit int) (c *namespace.Copy, err error) {
 	f := r.dirs.takeOff(ino)
 	defer func() { r.dirs.land(ino, f, c) }()
 	former := r.dirs.former(ino)

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"testing"
+	"time"
 
 	"github.com/millrace/millrace/runtime/fuse"
 	"github.com/millrace/millrace/runtime/fuse/fusetest"
@@ -37,6 +38,65 @@ func (s *scene) putMany(n int) {
 
 func (c counters) fetched() float64 {
 	return c.value("millrace_client_directory_pages_total", "fetched")
+}
+
+// TestDirectoriesThatAreListedInOrderAreFetchedAhead: each is asked for once,
+// and more of them than were listed.
+func TestDirectoriesThatAreListedInOrderAreFetchedAhead(t *testing.T) {
+	const dirs, files = 30, 7
+	listed := func(t *testing.T, order []int) (c counters, r *reader.Reader) {
+		s := newScene(t, nil)
+		for i := range dirs {
+			for j := range files {
+				s.put(fmt.Sprintf("d%02d/f%d", i, j), nil)
+			}
+		}
+		s.worker("a", 1<<30)
+		c, _ = s.counters()
+		r = s.reader("", func(cfg *reader.Config) { cfg.Registerer = &keeper{Registerer: c} })
+		s.until("the reader hears nothing", func() bool { return r.Workers() == 1 }) // from then on it trusts what it has
+		s.until("the source is not walked", func() bool { return s.master.Summary().FileNum == dirs*files })
+		top, err := readDir(t.Context(), r, 1)
+		if err != nil || len(top) != dirs {
+			t.Fatal(len(top), err)
+		}
+		for _, i := range order {
+			got, err := readDir(t.Context(), r, top[i].Ino)
+			if err != nil || len(got) != files || got[0].Name != "f0" || got[0].Parent != top[i].Ino {
+				t.Fatalf("directory %d: %v, %v", i, got, err)
+			}
+		}
+		return c, r
+	}
+	const name = "millrace_client_directories_total"
+	t.Run("in order", func(t *testing.T) {
+		var all []int
+		for i := range dirs {
+			all = append(all, i)
+		}
+		c, r := listed(t, all)
+		r.Close()
+		if n := c.value(name, ""); n != dirs+1 {
+			t.Errorf("%d directories were asked for %v times", dirs+1, n)
+		}
+	})
+	t.Run("the first two", func(t *testing.T) {
+		c, _ := listed(t, []int{0, 1})
+		deadline := time.Now().Add(time.Minute)
+		for c.value(name, "") < 1+2+4 && time.Now().Before(deadline) {
+			time.Sleep(time.Millisecond)
+		}
+		if n := c.value(name, ""); n != 1+2+4 {
+			t.Errorf("%v directories were asked for", n)
+		}
+	})
+	t.Run("backwards", func(t *testing.T) {
+		c, r := listed(t, []int{20, 15, 10, 5})
+		r.Close()
+		if n := c.value(name, ""); n != 1+4 {
+			t.Errorf("%v directories were asked for", n)
+		}
+	})
 }
 
 func TestAfterAChangeOnlyThePagesThatChangedAreFetched(t *testing.T) {

@@ -83,6 +83,7 @@ type Reader struct {
 	names   *names
 	dirs    *dirs
 	walks   *walks
+	tours   *tours
 	hedges  *hedger
 	limit   *rate.Limiter // nil without Bandwidth
 	ensures chan struct{} // a slot for each range that is ensured ahead
@@ -133,7 +134,7 @@ func New(cfg Config) (*Reader, error) {
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	r.hedges, r.limit, r.ensures = newHedger(), newPace(cfg.Bandwidth), make(chan struct{}, maxEnsures)
-	r.walks = newWalks(r)
+	r.walks, r.tours = newWalks(r), newTours(r)
 	r.blocks = newBlockCache(r.ctx, cfg.MemoryBytes, &r.wg)
 	r.m = newMetrics(cfg.Registerer, r.blocks.bytes, r.dirs.bytes, r.walks.count)
 	r.blocks.m = r.m
@@ -244,6 +245,7 @@ func (r *Reader) ReadDir(ctx context.Context, ino uint64) (fuse.Listing, error) 
 	if err != nil {
 		return nil, err
 	}
+	r.tours.saw(ino)
 	return listing{c}, nil
 }
 
