@@ -66,22 +66,6 @@ func TestDatasetGoesOnlyWhenNobodyUsesIt(t *testing.T) {
 	p.gone(&corev1.ConfigMap{ObjectMeta: p.meta("fluid-runtime-config-data")})
 }
 
-func TestReferredDatasetStays(t *testing.T) {
-	p := newPlace(t)
-	ds := p.bind("data", p.cacheRuntime("data"))
-	p.dataset("view")
-	before := ds.DeepCopy()
-	ds.Status.DatasetRef = []string{p.namespace + "/view", "elsewhere/long-gone"}
-	p.must(world.Status().Patch(p.Context(), ds, client.MergeFrom(before)))
-	p.must(world.Delete(p.Context(), ds))
-	p.datasetSays("data", metav1.ConditionFalse, "Referenced", ": "+p.namespace+"/view;")
-	before = p.get("data")
-	ds = before.DeepCopy()
-	ds.Status.DatasetRef = nil
-	p.must(world.Status().Patch(p.Context(), ds, client.MergeFrom(before)))
-	p.gone(ds)
-}
-
 func TestDeletedRuntimeLeavesTheDatasetForAnother(t *testing.T) {
 	p := newPlace(t)
 	rt := p.cacheRuntime("data")

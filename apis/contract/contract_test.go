@@ -90,3 +90,20 @@ func TestSourcesThatAreDirectoriesInThePods(t *testing.T) {
 		}
 	}
 }
+
+func TestReferencesToDatasets(t *testing.T) {
+	for mountPoint, want := range map[string]contract.Reference{
+		"dataset://ns/name":              {Namespace: "ns", Name: "name"},
+		"dataset://ns/name/":             {Namespace: "ns", Name: "name"},
+		"dataset://ns/name/a/b/":         {Namespace: "ns", Name: "name", Sub: "a/b"},
+		"dataset://ns/name/../../x":      {Namespace: "ns", Name: "name", Sub: "x"},
+		"dataset://ns/name//a/./b/../c/": {Namespace: "ns", Name: "name", Sub: "a/c"},
+	} {
+		if got, ok := contract.ParseReference(mountPoint); !ok || got != want {
+			t.Errorf("%s is %+v, want %+v", mountPoint, got, want)
+		}
+	}
+	if _, ok := contract.ParseReference("s3://ns/name"); ok {
+		t.Error("a bucket was taken for a Dataset")
+	}
+}

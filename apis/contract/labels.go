@@ -29,6 +29,11 @@ const (
 	LabelEnableInjection = "fluid.io/enable-injection"
 	LabelInjectDone      = "done.sidecar.fluid.io/inject"
 
+	// LabelReferringName and its sibling are on the claim of a Dataset that refers
+	// to another, and name that one.
+	LabelReferringName      = "fluid.io/dataset.referring-name"
+	LabelReferringNamespace = "fluid.io/dataset.referring-namespace"
+
 	LabelUnprivilegedSidecar = "unprivileged.sidecar.fluid.io/inject"
 	LabelCacheDirSidecar     = "cachedir.sidecar.fluid.io/inject"
 	LabelAppPostStart        = "app.poststart.fluid.io/inject"
@@ -75,6 +80,9 @@ const (
 	// AnnotationRefresh on a Dataset asks for a look at its sources, once for each
 	// value that it is given; the Dataset's status.source.refresh answers.
 	AnnotationRefresh = "cache.millrace.io/refresh"
+	// AnnotationSharedWith on a Dataset lists the namespaces, with commas between,
+	// whose Datasets may refer to it; "*" is all, and so is none such annotation.
+	AnnotationSharedWith = "cache.millrace.io/shared-with"
 	// AnnotationNotServed says what a pod asked of the webhook and did not get.
 	AnnotationNotServed = "cache.millrace.io/not-served"
 )

@@ -113,6 +113,29 @@ const (
 	SchemeLocal = "local://"
 )
 
+// SchemeDataset is that of a Dataset that refers to another.
+const SchemeDataset = "dataset://"
+
+// Reference names a Dataset, and a directory below its root.
+type Reference struct {
+	Namespace, Name string
+	// Sub is relative and clean; "" is the whole Dataset.
+	Sub string
+}
+
+// ParseReference splits dataset://<namespace>/<name>[/sub]. Sub never leads out of
+// the Dataset.
+func ParseReference(mountPoint string) (r Reference, ok bool) {
+	rest, ok := strings.CutPrefix(mountPoint, SchemeDataset)
+	if !ok {
+		return Reference{}, false
+	}
+	r.Namespace, rest, _ = strings.Cut(rest, "/")
+	r.Name, rest, _ = strings.Cut(rest, "/")
+	r.Sub = strings.TrimPrefix(path.Clean("/"+rest), "/")
+	return r, true
+}
+
 // SchemeHDFS is that of sources whose options may name a ConfigMap.
 const SchemeHDFS = "hdfs://"
 

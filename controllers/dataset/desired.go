@@ -37,8 +37,8 @@ func volumeMeta(ds *datav1alpha1.Dataset, namespace, name string) metav1.ObjectM
 	}
 }
 
-// desiredPV is the volume that the CSI plugin serves, of a type of file system.
-func desiredPV(ds *datav1alpha1.Dataset, name, mountRoot string, t contract.RuntimeType, fileSystem string) *corev1.PersistentVolume {
+// newPV is a volume for the Dataset's claim, but for where it leads.
+func newPV(ds *datav1alpha1.Dataset, name string) *corev1.PersistentVolume {
 	return &corev1.PersistentVolume{
 		ObjectMeta: volumeMeta(ds, "", name),
 		Spec: corev1.PersistentVolumeSpec{
@@ -48,18 +48,24 @@ func desiredPV(ds *datav1alpha1.Dataset, name, mountRoot string, t contract.Runt
 			PersistentVolumeReclaimPolicy: corev1.PersistentVolumeReclaimRetain,
 			VolumeMode:                    ptr.To(corev1.PersistentVolumeFilesystem),
 			ClaimRef:                      &corev1.ObjectReference{APIVersion: "v1", Kind: "PersistentVolumeClaim", Namespace: ds.Namespace, Name: ds.Name},
-			PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{
-				Driver: contract.CSIDriver, VolumeHandle: name,
-				VolumeAttributes: map[string]string{
-					contract.AttrFluidPath:        contract.FuseMountPath(mountRoot, t, ds.Namespace, ds.Name),
-					contract.AttrMountType:        fileSystem,
-					contract.AttrRuntimeNamespace: ds.Namespace,
-					contract.AttrRuntimeName:      ds.Name,
-					contract.AttrFuseNodeLabel:    contract.FuseNodeLabel(ds.Namespace, ds.Name, string(ds.UID)),
-				},
-			}},
 		},
 	}
+}
+
+// desiredPV is the volume that the CSI plugin serves, of a type of file system.
+func desiredPV(ds *datav1alpha1.Dataset, name, mountRoot string, t contract.RuntimeType, fileSystem string) *corev1.PersistentVolume {
+	pv := newPV(ds, name)
+	pv.Spec.CSI = &corev1.CSIPersistentVolumeSource{
+		Driver: contract.CSIDriver, VolumeHandle: name,
+		VolumeAttributes: map[string]string{
+			contract.AttrFluidPath:        contract.FuseMountPath(mountRoot, t, ds.Namespace, ds.Name),
+			contract.AttrMountType:        fileSystem,
+			contract.AttrRuntimeNamespace: ds.Namespace,
+			contract.AttrRuntimeName:      ds.Name,
+			contract.AttrFuseNodeLabel:    contract.FuseNodeLabel(ds.Namespace, ds.Name, string(ds.UID)),
+		},
+	}
+	return pv
 }
 
 // desiredPVC is the claim that pods name; its volume is preset.

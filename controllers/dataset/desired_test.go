@@ -36,6 +36,14 @@ func TestVolumesAreAsRecorded(t *testing.T) {
 			got.Write(text)
 		}
 	}
+	view := &datav1alpha1.Dataset{ObjectMeta: metav1.ObjectMeta{Namespace: "team", Name: "view", UID: "66666666"}}
+	origin := desiredPV(plain, "default-hbase", "/runtime-mnt", contract.RuntimeAlluxio, contract.FuseMountType)
+	text, err := yaml.Marshal(referencePV(view, "team-view", contract.Reference{Namespace: "default", Name: "hbase", Sub: "a/b"}, origin))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got.WriteString("---\n")
+	got.Write(text)
 	const file = "testdata/volumes.yaml"
 	if *update {
 		if err := os.WriteFile(file, got.Bytes(), 0o644); err != nil {

@@ -3,6 +3,7 @@ package dataset
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -164,7 +165,7 @@ func (r *Reconciler) ensureVolume(ctx context.Context, s *round) (flow.Outcome, 
 	if s.unserved != "" {
 		return flow.Continue(), nil // it may be the claim of pods that run on it
 	}
-	if s.runtime == nil {
+	if s.runtime == nil && s.origin == nil {
 		_, err := r.deleteVolume(ctx, s)
 		return flow.Continue(), err
 	}
@@ -178,6 +179,10 @@ func (r *Reconciler) ensureVolume(ctx context.Context, s *round) (flow.Outcome, 
 			s.problem = p
 			return flow.Continue(), nil
 		}
+		outdated, err := r.replaceOutdated(ctx, s, claim)
+		if err != nil || outdated {
+			return flow.Continue(), err
+		}
 		s.bound = claim.Status.Phase == corev1.ClaimBound
 	}
 	if s.bound || s.problem != nil {
@@ -186,6 +191,45 @@ func (r *Reconciler) ensureVolume(ctx context.Context, s *round) (flow.Outcome, 
 	// Pods that come before the claim is bound are turned away for a while.
 	s.problem = &engine.Problem{Reason: reasonBinding, Message: fmt.Sprintf("PersistentVolumeClaim %s is being bound to its volume", s.key.Name)}
 	return r.makeVolume(ctx, s)
+}
+
+// desiredVolume is what the volume of the Dataset is to be, under a name.
+func (r *Reconciler) desiredVolume(s *round, name string) *corev1.PersistentVolume {
+	if s.origin != nil {
+		return referencePV(s.ds, name, s.reference, s.origin)
+	}
+	return desiredPV(s.ds, name, r.mountRoot, s.runtime.Type, s.made.FileSystem)
+}
+
+// replaceOutdated takes a volume away that leads elsewhere than to where the
+// Dataset is served now: its runtime is of another kind than before, or it refers
+// to another Dataset. What a volume says cannot be changed, so that it is made
+// anew, once no pod has it.
+func (r *Reconciler) replaceOutdated(ctx context.Context, s *round, claim *corev1.PersistentVolumeClaim) (outdated bool, err error) {
+	pv := &corev1.PersistentVolume{}
+	err = r.Get(ctx, types.NamespacedName{Name: claim.Spec.VolumeName}, pv)
+	if err != nil || !s.mine(pv) || sameVolume(pv, r.desiredVolume(s, pv.Name)) {
+		return false, client.IgnoreNotFound(err)
+	}
+	users, err := engine.Users(ctx, r.Client, s.key)
+	if err != nil {
+		return false, err
+	}
+	if len(users) > 0 {
+		s.problem = &engine.Problem{Reason: engine.ReasonInUse, Message: fmt.Sprintf(
+			"PersistentVolumeClaim %s leads to what the Dataset was served by before, and pods use it: %s; it is made anew when they are gone", s.key.Name, engine.NamePods(users))}
+		return true, nil
+	}
+	s.problem = &engine.Problem{Reason: reasonBinding, Message: fmt.Sprintf(
+		"PersistentVolumeClaim %s leads to what the Dataset was served by before and is made anew", s.key.Name)}
+	_, err = r.deleteVolume(ctx, s)
+	return true, err
+}
+
+// sameVolume tells whether two volumes lead to the same place.
+func sameVolume(a, b *corev1.PersistentVolume) bool {
+	return a.Spec.CSI.VolumeAttributes[contract.AttrFluidPath] == b.Spec.CSI.VolumeAttributes[contract.AttrFluidPath] &&
+		a.Spec.CSI.VolumeAttributes[contract.AttrSubPath] == b.Spec.CSI.VolumeAttributes[contract.AttrSubPath]
 }
 
 // claimTrouble is why a claim that exists can never serve the Dataset.
@@ -212,14 +256,18 @@ func (r *Reconciler) makeVolume(ctx context.Context, s *round) (flow.Outcome, er
 		return flow.Wait(), err
 	}
 	if released {
-		// Its claim was deleted: it can never be bound again.
+		// Its claim was deleted, or it goes itself: it can never be bound again.
 		_, err := r.applier.Delete(ctx, &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: name}}, s.mine)
 		return flow.Continue(), err
 	}
-	if err := r.applier.Apply(ctx, desiredPV(s.ds, name, r.mountRoot, s.runtime.Type, s.made.FileSystem), s.mine); err != nil {
+	if err := r.applier.Apply(ctx, r.desiredVolume(s, name), s.mine); err != nil {
 		return flow.Wait(), err
 	}
-	return flow.Continue(), r.applier.Apply(ctx, desiredPVC(s.ds, name), s.mine)
+	claim := desiredPVC(s.ds, name)
+	if s.origin != nil {
+		maps.Copy(claim.Labels, referenceLabels(s.reference))
+	}
+	return flow.Continue(), r.applier.Apply(ctx, claim, s.mine)
 }
 
 // mine tells whether a PV or PVC was made by us for this very Dataset.
@@ -228,8 +276,7 @@ func (s *round) mine(live client.Object) bool {
 		return false
 	}
 	pv, ok := live.(*corev1.PersistentVolume)
-	return !ok || pv.Spec.CSI != nil && pv.Spec.CSI.VolumeAttributes[contract.AttrRuntimeNamespace] == s.key.Namespace &&
-		pv.Spec.CSI.VolumeAttributes[contract.AttrRuntimeName] == s.key.Name
+	return !ok || pv.Spec.CSI != nil && pv.Spec.ClaimRef != nil && pv.Spec.ClaimRef.Namespace == s.key.Namespace && pv.Spec.ClaimRef.Name == s.key.Name
 }
 
 // volumeName is the short name or, when that is another's, the one with the
@@ -244,7 +291,8 @@ func (r *Reconciler) volumeName(ctx context.Context, s *round) (name string, rel
 		case err != nil:
 			return "", false, fmt.Errorf("read volume %s: %w", name, err)
 		case s.mine(pv):
-			return name, pv.Status.Phase == corev1.VolumeReleased, nil
+			gone := pv.Status.Phase == corev1.VolumeReleased || !pv.DeletionTimestamp.IsZero()
+			return name, gone || !sameVolume(pv, r.desiredVolume(s, name)), nil
 		}
 	}
 	return "", false, fmt.Errorf("volume names %s: %w", strings.Join(s.volumeNames(), ", "), apply.ErrForeign)
@@ -281,10 +329,7 @@ func (r *Reconciler) refuseWhileInUse(ctx context.Context, s *round) (flow.Outco
 	if err != nil {
 		return flow.Wait(), err
 	}
-	referrers, err := r.referrers(ctx, s)
-	if err != nil {
-		return flow.Wait(), err
-	}
+	referrers := s.ds.Status.DatasetRef
 	switch {
 	case len(users) > 0:
 		r.refuse(s, &engine.Problem{Reason: engine.ReasonInUse, Message: fmt.Sprintf(
@@ -302,24 +347,6 @@ func (r *Reconciler) refuseWhileInUse(ctx context.Context, s *round) (flow.Outco
 // going says how far a deletion is that nobody has to help.
 func (s *round) going(message string) {
 	conditions.False(&s.ds.Status.Conditions, s.ds.Generation, datav1alpha1.DatasetReady, engine.ReasonDeleting, message)
-}
-
-// referrers are the Datasets of datasetRef that exist: one that went without
-// taking its name off the list keeps nothing from going.
-func (r *Reconciler) referrers(ctx context.Context, s *round) ([]string, error) {
-	var found []string
-	for _, ref := range s.ds.Status.DatasetRef {
-		namespace, name, _ := strings.Cut(ref, "/")
-		err := r.Get(ctx, types.NamespacedName{Namespace: namespace, Name: name}, &datav1alpha1.Dataset{})
-		switch {
-		case apierrors.IsNotFound(err):
-		case err != nil:
-			return nil, fmt.Errorf("read dataset %s that refers to %s: %w", ref, s.key, err)
-		default:
-			found = append(found, ref)
-		}
-	}
-	return found, nil
 }
 
 func (r *Reconciler) refuse(s *round, p *engine.Problem) {

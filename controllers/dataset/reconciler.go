@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -17,7 +16,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
-	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
@@ -60,8 +58,9 @@ func SetupWithManager(mgr ctrl.Manager, observer *engine.Observer, mountRoot str
 	b := ctrl.NewControllerManagedBy(mgr).
 		Named("dataset").
 		WithOptions(controller.Options{MaxConcurrentReconciles: engine.Concurrency}).
-		For(&datav1alpha1.Dataset{}, builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}, datasetRefChanged()))).
-		Watches(&datav1alpha1.Dataset{}, handler.EnqueueRequestsFromMapFunc(requestsOfReferrer), builder.WithPredicates(onlyDeletions())).
+		For(&datav1alpha1.Dataset{}, builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}))).
+		Watches(&datav1alpha1.Dataset{}, handler.EnqueueRequestsFromMapFunc(requestsOfTarget), builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+		Watches(&datav1alpha1.Dataset{}, handler.EnqueueRequestsFromMapFunc(requestsOfReferrers(mgr.GetClient()))).
 		Watches(&appsv1.StatefulSet{}, handler.EnqueueRequestsFromMapFunc(requestsOfMaster)).
 		Watches(&corev1.ConfigMap{}, handler.EnqueueRequestsFromMapFunc(requestsOfMute)).
 		Watches(&corev1.PersistentVolumeClaim{}, byName).
@@ -104,6 +103,11 @@ type round struct {
 	state engine.State
 	// migrating tells that an operation has the Dataset for itself.
 	migrating bool
+	// reference is what the Dataset refers to, target that Dataset if it may, and
+	// origin its volume; only of a Dataset that refers to another.
+	reference contract.Reference
+	target    *datav1alpha1.Dataset
+	origin    *corev1.PersistentVolume
 	// problem is why the Dataset is not ready; nil when it is.
 	problem *engine.Problem
 	// bound tells that the volume exists, is ours and is bound to its claim.
@@ -124,9 +128,12 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (_ ctrl.Re
 	}()
 
 	if !ds.DeletionTimestamp.IsZero() {
-		return flow.Run(ctx, s, r.refuseWhileInUse, r.deleteRuntime, r.releaseVolume, r.dropFinalizer)
+		return flow.Run(ctx, s, r.findReferrers, r.refuseWhileInUse, r.deleteRuntime, r.releaseVolume, r.dropFinalizer)
 	}
-	return flow.Run(ctx, s, r.ensureFinalizer, r.findOperations, r.resolveRuntime, r.assess, r.ensureVolume, r.report, r.refresh)
+	if s.refers() {
+		return flow.Run(ctx, s, r.ensureFinalizer, r.findReferrers, r.findOperations, r.resolveReference, r.ensureVolume, r.followTarget, r.report)
+	}
+	return flow.Run(ctx, s, r.ensureFinalizer, r.findReferrers, r.findOperations, r.resolveRuntime, r.assess, r.ensureVolume, r.report, r.refresh)
 }
 
 func requestsOfMaster(_ context.Context, obj client.Object) []reconcile.Request {
@@ -146,39 +153,27 @@ func requestsOfMute(_ context.Context, obj client.Object) []reconcile.Request {
 	return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: obj.GetNamespace(), Name: obj.GetLabels()[contract.LabelCacheRuntime]}}}
 }
 
+// requestsOfVolume is the Dataset whose claim a volume of ours is for.
 func requestsOfVolume(_ context.Context, obj client.Object) []reconcile.Request {
 	pv, ok := obj.(*corev1.PersistentVolume)
-	if !ok || pv.Spec.CSI == nil || pv.Spec.CSI.Driver != contract.CSIDriver {
+	if !ok || pv.Spec.CSI == nil || pv.Spec.CSI.Driver != contract.CSIDriver || pv.Spec.ClaimRef == nil {
 		return nil
 	}
-	return []reconcile.Request{{NamespacedName: types.NamespacedName{
-		Namespace: pv.Spec.CSI.VolumeAttributes[contract.AttrRuntimeNamespace], Name: pv.Spec.CSI.VolumeAttributes[contract.AttrRuntimeName],
-	}}}
+	return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: pv.Spec.ClaimRef.Namespace, Name: pv.Spec.ClaimRef.Name}}}
 }
 
-// requestsOfReferrer are the Datasets that a Dataset's mounts refer to.
-func requestsOfReferrer(_ context.Context, obj client.Object) []reconcile.Request {
+// requestsOfTarget is the Dataset that a Dataset refers to. One that it referred
+// to before it was changed is told by the update's old object.
+func requestsOfTarget(_ context.Context, obj client.Object) []reconcile.Request {
 	ds, ok := obj.(*datav1alpha1.Dataset)
 	if !ok {
 		return nil
 	}
-	var out []reconcile.Request
-	for _, m := range ds.Spec.Mounts {
-		if rest, ok := strings.CutPrefix(m.MountPoint, "dataset://"); ok {
-			parts := strings.SplitN(rest, "/", 3)
-			if len(parts) > 1 {
-				out = append(out, reconcile.Request{NamespacedName: types.NamespacedName{Namespace: parts[0], Name: parts[1]}})
-			}
-		}
+	to, is := engine.ReferenceOf(ds)
+	if !is {
+		return nil
 	}
-	return out
-}
-
-func onlyDeletions() predicate.Predicate {
-	return predicate.Funcs{
-		CreateFunc: func(event.CreateEvent) bool { return false },
-		UpdateFunc: func(event.UpdateEvent) bool { return false },
-	}
+	return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: to.Namespace, Name: to.Name}}}
 }
 
 func requestsOfOperation(_ context.Context, obj client.Object) []reconcile.Request {

@@ -27,6 +27,9 @@ func (s *round) reportSource() {
 		st.Source = nil
 		return
 	}
+	if s.target != nil { // followTarget has
+		return
+	}
 	summary := &s.state.Summary
 	if !s.state.Connected || !summary.MetadataComplete || summary.Snapshot == "" {
 		return

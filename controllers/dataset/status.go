@@ -9,9 +9,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
-	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/event"
-	"sigs.k8s.io/controller-runtime/pkg/predicate"
 
 	"github.com/millrace/millrace/apis/contract"
 	datav1alpha1 "github.com/millrace/millrace/apis/data/v1alpha1"
@@ -27,7 +24,7 @@ func (r *Reconciler) report(_ context.Context, s *round) (flow.Outcome, error) {
 	conditions.DropForeign(&st.Conditions)
 	if s.problem == nil {
 		st.Mounts = s.ds.Spec.Mounts
-		if conditions.True(&st.Conditions, generation, datav1alpha1.DatasetReady, reasonBound, fmt.Sprintf("the Dataset is bound to its %s runtime", s.runtime.Type)) {
+		if conditions.True(&st.Conditions, generation, datav1alpha1.DatasetReady, reasonBound, s.boundTo()) {
 			r.events.Event(s.ds, corev1.EventTypeNormal, contract.EventDatasetReady, "the Dataset is bound and can be read through PersistentVolumeClaim "+s.key.Name)
 		}
 	} else if conditions.False(&st.Conditions, generation, datav1alpha1.DatasetReady, s.problem.Reason, s.problem.Message) && fails(s.problem) {
@@ -45,6 +42,9 @@ func (r *Reconciler) report(_ context.Context, s *round) (flow.Outcome, error) {
 // reportNotServed names the fields of the spec that are taken and do nothing.
 func (s *round) reportNotServed() {
 	fields := notServed(&s.ds.Spec)
+	if s.refers() {
+		fields = append(fields, notServedOfReference(&s.ds.Spec)...)
+	}
 	if len(fields) == 0 {
 		meta.RemoveStatusCondition(&s.ds.Status.Conditions, datav1alpha1.DatasetNotSupported)
 		return
@@ -79,6 +79,11 @@ func (r *Reconciler) reportScheduled(s *round) {
 		conditions.False(&st.Conditions, generation, datav1alpha1.DatasetRuntimeScheduled, s.reason(), "the Dataset is not bound to a runtime")
 		return
 	}
+	if s.target != nil {
+		st.Runtimes = s.target.Status.Runtimes
+		conditions.True(&st.Conditions, generation, datav1alpha1.DatasetRuntimeScheduled, reasonBound, "bound to the runtime of Dataset "+s.targetKey().String())
+		return
+	}
 	st.Runtimes = []datav1alpha1.Runtime{{
 		Name: s.key.Name, Namespace: s.key.Namespace, Category: "Accelerate", Type: string(s.runtime.Type), MasterReplicas: 1,
 	}}
@@ -111,7 +116,7 @@ func (s *round) reason() string {
 // fails tells problems that somebody must solve from those that time solves.
 func fails(p *engine.Problem) bool {
 	switch p.Reason {
-	case reasonRuntimeNotFound, reasonRuntimeDeleting, reasonUnheard, reasonMounting, reasonBinding,
+	case reasonRuntimeNotFound, reasonRuntimeDeleting, reasonUnheard, reasonMounting, reasonBinding, reasonTargetNotFound, reasonTargetNotReady, reasonTargetDeleting,
 		engine.ReasonMasterNotReady, engine.ReasonWorkersNotReady, engine.ReasonUpdating, engine.ReasonTakeover, engine.ReasonDatasetNotFound, engine.ReasonInUse, engine.ReasonDeleting:
 		return false
 	default:
@@ -144,6 +149,8 @@ func (r *Reconciler) reportCache(s *round) {
 		st.CacheStates, st.UfsTotal, st.FileNum, st.HCFSStatus, st.Mounts = nil, "", "", nil, nil
 		r.metrics.forget(s.key)
 		return
+	case s.target != nil: // followTarget has
+		return
 	case s.made.Mute:
 		st.CacheStates = engine.MuteCacheStates()
 		st.UfsTotal, st.FileNum, _ = engine.Totals(nil)
@@ -162,21 +169,4 @@ func (r *Reconciler) reportCache(s *round) {
 	}
 	st.UfsTotal, st.FileNum = ufsTotal, fileNum
 	r.metrics.set(s.key, summary.UFSTotalBytes, summary.FileNum)
-}
-
-// datasetRefChanged lets a Dataset continue to go when nobody refers to it any more.
-func datasetRefChanged() predicate.Predicate {
-	refs := func(obj client.Object) []string {
-		ds, ok := obj.(*datav1alpha1.Dataset)
-		if !ok {
-			return nil
-		}
-		return ds.Status.DatasetRef
-	}
-	return predicate.Funcs{
-		CreateFunc: func(event.CreateEvent) bool { return true },
-		UpdateFunc: func(e event.UpdateEvent) bool {
-			return !equality.Semantic.DeepEqual(refs(e.ObjectOld), refs(e.ObjectNew))
-		},
-	}
 }

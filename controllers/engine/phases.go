@@ -48,6 +48,10 @@ func (r *Reconciler) describe(ctx context.Context, s *round) (flow.Outcome, erro
 		return flow.Wait(), fmt.Errorf("read dataset %s: %w", s.key, err)
 	}
 	s.dataset = ds
+	if to, is := ReferenceOf(ds); is {
+		return r.stopAt(s, &Problem{ReasonConflict, fmt.Sprintf(
+			"Dataset %s refers to Dataset %s of namespace %s and is served by the runtime of that one: delete this runtime, or give the Dataset a source of its own", s.key.Name, to.Name, to.Namespace)})
+	}
 	desc, err := r.kind.Describe(ctx, s.runtime)
 	var problem *Problem
 	if errors.As(err, &problem) {
@@ -357,7 +361,7 @@ func (s *round) seeAlso(hint string) string {
 
 // refuseWhileInUse keeps a deleted runtime while pods use its volume.
 func (r *Reconciler) refuseWhileInUse(ctx context.Context, s *round) (flow.Outcome, error) {
-	users, err := Users(ctx, r.Client, s.key)
+	users, err := Readers(ctx, r.Client, s.key)
 	if err != nil {
 		return flow.Wait(), err
 	}
@@ -365,7 +369,7 @@ func (r *Reconciler) refuseWhileInUse(ctx context.Context, s *round) (flow.Outco
 		return flow.Continue(), nil
 	}
 	r.notReady(s, &Problem{ReasonInUse, fmt.Sprintf(
-		"deletion waits for pods that use PersistentVolumeClaim %s: %s; it goes on when they are gone", s.key.Name, NamePods(users))})
+		"deletion waits for pods that read through it, by PersistentVolumeClaim %s or a Dataset that refers to it: %s; it goes on when they are gone", s.key.Name, NamePods(users))})
 	return flow.Wait(), nil
 }
 

@@ -96,7 +96,7 @@ func (r *Reconciler) Builder(mgr ctrl.Manager) *builder.Builder {
 		Owns(&corev1.ConfigMap{}).
 		Owns(&corev1.Service{}).
 		Watches(&datav1alpha1.Dataset{}, byName, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
-		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(RequestsOfPod), builder.WithPredicates(PodMatters())).
+		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(requestsOfReader(mgr.GetClient())), builder.WithPredicates(PodMatters())).
 		Watches(&corev1.PersistentVolumeClaim{}, handler.EnqueueRequestsFromMapFunc(RequestsOfClaim(mgr.GetClient()))).
 		WatchesRawSource(r.observer.Source(nil))
 }

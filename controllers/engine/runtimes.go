@@ -205,5 +205,8 @@ func AddIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 	if err := indexer.IndexField(ctx, &datav1alpha1.Dataset{}, ClaimIndex, SourceClaims); err != nil {
 		return fmt.Errorf("index datasets: %w", err)
 	}
+	if err := indexer.IndexField(ctx, &datav1alpha1.Dataset{}, ReferenceIndex, ReferredTo); err != nil {
+		return fmt.Errorf("index datasets: %w", err)
+	}
 	return nil
 }

@@ -32,6 +32,11 @@ func (d *Description) validate() *Problem {
 		}
 		seen[path] = m.MountPoint
 	}
+	for _, m := range d.Sources.Mounts {
+		if strings.HasPrefix(m.MountPoint, contract.SchemeDataset) {
+			return &Problem{ReasonInvalid, fmt.Sprintf("mount %s stands beside others: a Dataset that refers to another has no mount but that", m.MountPoint)}
+		}
+	}
 	if problem := d.validateEgress(); problem != nil {
 		return problem
 	}

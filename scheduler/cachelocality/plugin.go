@@ -95,7 +95,7 @@ func (p *Plugin) Name() string { return Name }
 // PreFilter narrows a pod that requires Datasets down to the nodes with a
 // worker of each of them.
 func (p *Plugin) PreFilter(_ context.Context, _ fwk.CycleState, pod *corev1.Pod, _ []fwk.NodeInfo) (*framework.PreFilterResult, *fwk.Status) {
-	required := index.RequiredBy(pod)
+	required := index.RequiredBy(pod, p.claim)
 	if len(required) == 0 {
 		return nil, fwk.NewStatus(fwk.Skip)
 	}
@@ -108,7 +108,7 @@ func (p *Plugin) PreFilter(_ context.Context, _ fwk.CycleState, pod *corev1.Pod,
 			held = sets.KeySet(locality.NodeBytes)
 		}
 		if held.Len() == 0 {
-			return nil, fwk.NewStatus(fwk.UnschedulableAndUnresolvable, fmt.Sprintf("no node has a cache worker of Dataset %s, which label %s requires", dataset.Name, contract.DatasetSchedLabel(dataset.Name)))
+			return nil, fwk.NewStatus(fwk.UnschedulableAndUnresolvable, fmt.Sprintf("no node has a cache worker of Dataset %s, which a label %s requires", dataset, contract.DatasetSchedLabel("<dataset>")))
 		}
 		if nodes == nil {
 			nodes = held

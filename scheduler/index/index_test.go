@@ -84,6 +84,8 @@ func TestDatasetsOfPods(t *testing.T) {
 	claims := map[string]*corev1.PersistentVolumeClaim{
 		"data":  {ObjectMeta: metav1.ObjectMeta{Name: "data", Labels: map[string]string{contract.LabelDatasetID: "ns-data"}}},
 		"plain": {ObjectMeta: metav1.ObjectMeta{Name: "plain"}},
+		"view": {ObjectMeta: metav1.ObjectMeta{Name: "view", Labels: map[string]string{
+			contract.LabelDatasetID: "ns-view", contract.LabelReferringNamespace: "far", contract.LabelReferringName: "data"}}},
 	}
 	lister := func(_, name string) (*corev1.PersistentVolumeClaim, error) {
 		if pvc := claims[name]; pvc != nil {
@@ -105,11 +107,13 @@ func TestDatasetsOfPods(t *testing.T) {
 		pod  *corev1.Pod
 		want []types.NamespacedName
 	}{
-		"a pod without claims reads none":                     {pod("", nil), nil},
-		"a claim of a Dataset counts, others do not":          {pod("", nil, "plain", "data", "missing"), []types.NamespacedName{dataset("data")}},
-		"a sidecar's annotation counts":                       {pod("a, b", nil), []types.NamespacedName{dataset("a"), dataset("b")}},
-		"a Dataset that is named twice counts once":           {pod("data,data", nil, "data"), []types.NamespacedName{dataset("data")}},
-		"an annotation with nothing between commas is nobody": {pod(",", nil), nil},
+		"a pod without claims reads none":                           {pod("", nil), nil},
+		"a claim of a Dataset counts, others do not":                {pod("", nil, "plain", "data", "missing"), []types.NamespacedName{dataset("data")}},
+		"a sidecar's annotation counts":                             {pod("a, b", nil), []types.NamespacedName{dataset("a"), dataset("b")}},
+		"a Dataset that is named twice counts once":                 {pod("data,data", nil, "data"), []types.NamespacedName{dataset("data")}},
+		"a claim of a Dataset that refers to another is that one's": {pod("", nil, "view"), []types.NamespacedName{{Namespace: "far", Name: "data"}}},
+		"so is a sidecar's":                                         {pod("view", nil), []types.NamespacedName{{Namespace: "far", Name: "data"}}},
+		"an annotation with nothing between commas is nobody":       {pod(",", nil), nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if diff := cmp.Diff(tc.want, index.DatasetsOf(tc.pod, lister)); diff != "" {
@@ -120,8 +124,9 @@ func TestDatasetsOfPods(t *testing.T) {
 	got := index.RequiredBy(pod("", map[string]string{
 		contract.DatasetSchedLabel("a"): contract.SchedRequired, contract.DatasetSchedLabel("b.c"): contract.SchedRequired,
 		contract.DatasetSchedLabel("d"): "preferred", "app": "required",
-	}))
-	if diff := cmp.Diff([]types.NamespacedName{dataset("a"), dataset("b.c")}, got, cmpopts.SortSlices(func(a, b types.NamespacedName) bool { return a.Name < b.Name })); diff != "" {
+		contract.DatasetSchedLabel("view"): contract.SchedRequired,
+	}), lister)
+	if diff := cmp.Diff([]types.NamespacedName{dataset("a"), dataset("b.c"), {Namespace: "far", Name: "data"}}, got, cmpopts.SortSlices(func(a, b types.NamespacedName) bool { return a.Name < b.Name })); diff != "" {
 		t.Errorf("required: (-want +got)\n%s", diff)
 	}
 }

@@ -9,17 +9,17 @@ import (
 	"github.com/millrace/millrace/apis/contract"
 )
 
-// DatasetsOf names the Datasets that a pod reads, each once: those behind its
-// claims, and those that its sidecars serve. A claim that cannot be found is
+// DatasetsOf names the Datasets whose bytes a pod reads, each once: those behind
+// its claims, and those that its sidecars serve. A claim that cannot be found is
 // no Dataset's as far as scheduling is concerned; the volume plugins will say
 // what is wrong with it.
 func DatasetsOf(pod *corev1.Pod, claim ClaimLister) []types.NamespacedName {
 	var out []types.NamespacedName
-	seen := map[string]bool{}
-	add := func(name string) {
-		if name != "" && !seen[name] {
-			seen[name] = true
-			out = append(out, types.NamespacedName{Namespace: pod.Namespace, Name: name})
+	seen := map[types.NamespacedName]bool{}
+	add := func(dataset types.NamespacedName) {
+		if dataset.Name != "" && !seen[dataset] {
+			seen[dataset] = true
+			out = append(out, dataset)
 		}
 	}
 	for _, volume := range pod.Spec.Volumes {
@@ -28,24 +28,34 @@ func DatasetsOf(pod *corev1.Pod, claim ClaimLister) []types.NamespacedName {
 		}
 		pvc, err := claim(pod.Namespace, volume.PersistentVolumeClaim.ClaimName)
 		if err == nil && pvc.Labels[contract.LabelDatasetID] != "" {
-			add(pvc.Name)
+			add(behind(pod.Namespace, pvc.Name, claim))
 		}
 	}
 	for name := range strings.SplitSeq(pod.Annotations[contract.AnnotationDatasetsInUse], ",") {
-		add(strings.TrimSpace(name))
+		add(behind(pod.Namespace, strings.TrimSpace(name), claim))
 	}
 	return out
 }
 
+// behind is the Dataset whose cache holds the bytes of one: itself, or the one
+// that it refers to. Its claim, which has its name, tells.
+func behind(namespace, name string, claim ClaimLister) types.NamespacedName {
+	pvc, err := claim(namespace, name)
+	if err == nil && pvc.Labels[contract.LabelDatasetID] != "" && pvc.Labels[contract.LabelReferringName] != "" {
+		return types.NamespacedName{Namespace: pvc.Labels[contract.LabelReferringNamespace], Name: pvc.Labels[contract.LabelReferringName]}
+	}
+	return types.NamespacedName{Namespace: namespace, Name: name}
+}
+
 // RequiredBy names the Datasets that a pod wants to be held by its node.
-func RequiredBy(pod *corev1.Pod) []types.NamespacedName {
+func RequiredBy(pod *corev1.Pod, claim ClaimLister) []types.NamespacedName {
 	var out []types.NamespacedName
 	for key, value := range pod.Labels {
 		if value != contract.SchedRequired {
 			continue
 		}
 		if name, ok := contract.SchedLabelDataset(key); ok {
-			out = append(out, types.NamespacedName{Namespace: pod.Namespace, Name: name})
+			out = append(out, behind(pod.Namespace, name, claim))
 		}
 	}
 	return out

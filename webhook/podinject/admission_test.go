@@ -121,6 +121,7 @@ func TestPain9ThroughTheAPIServer(t *testing.T) {
 	t.Run("a dry run changes the pod and keeps nothing", func(t *testing.T) { d.dryRun(t, apps) })
 	t.Run("only pods that are created are changed", func(t *testing.T) { d.onlyCreated(t, apps) })
 	t.Run("a Dataset that was bound a moment ago", func(t *testing.T) { d.boundJustNow(t, apps) })
+	t.Run("a Dataset that refers to another", func(t *testing.T) { d.references(t) })
 	t.Run("nobody answers", func(t *testing.T) { d.nobodyAnswers(t, apps) }) // the last: it ends the webhook
 }
 

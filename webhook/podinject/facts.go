@@ -29,6 +29,10 @@ type Facts struct {
 type Claim struct {
 	// Dataset that the claim belongs to; nil when there is none of its name.
 	Dataset *datav1alpha1.Dataset
+	// Source is the Dataset that it refers to, and Sub the directory of that one
+	// that it shows; nil if it refers to none.
+	Source *datav1alpha1.Dataset
+	Sub    string
 	// Exists tells whether there is a PersistentVolumeClaim. A claim that
 	// exists and is no Dataset's is not among the facts.
 	Exists bool
@@ -38,6 +42,14 @@ type Claim struct {
 	Client *corev1.PodTemplateSpec
 	// Slices say where the Dataset's bytes lie.
 	Slices []cachev1alpha1.LocalitySlice
+}
+
+// served is the Dataset whose cache serves the claim.
+func (c Claim) served() *datav1alpha1.Dataset {
+	if c.Source != nil {
+		return c.Source
+	}
+	return c.Dataset
 }
 
 // gather reads the facts about the claims of a pod.
@@ -80,6 +92,15 @@ func look(ctx context.Context, c client.Reader, key types.NamespacedName) (claim
 		return Claim{}, false, fmt.Errorf("read dataset %s: %w", key, err)
 	}
 	claim.Dataset = ds
+	if len(ds.Spec.Mounts) == 1 {
+		if to, refers := contract.ParseReference(ds.Spec.Mounts[0].MountPoint); refers {
+			key, claim.Source, claim.Sub = types.NamespacedName{Namespace: to.Namespace, Name: to.Name}, &datav1alpha1.Dataset{}, to.Sub
+			// Without it this one is not bound either, and the pod is turned away.
+			if err := c.Get(ctx, key, claim.Source); client.IgnoreNotFound(err) != nil {
+				return Claim{}, false, fmt.Errorf("read dataset %s: %w", key, err)
+			}
+		}
+	}
 	for _, t := range []contract.RuntimeType{contract.RuntimeCache, contract.RuntimeAlluxio} {
 		set := &appsv1.DaemonSet{}
 		err := c.Get(ctx, types.NamespacedName{Namespace: key.Namespace, Name: contract.ClientName(t, key.Name)}, set)

@@ -79,7 +79,7 @@ func precheck(pod *corev1.Pod, facts Facts, sidecar bool) (ready bool, err error
 		}
 		why := unready(name, claim)
 		if why == "" && sidecar {
-			why = unfit(pod, name)
+			why = unfit(pod, name, claim)
 		}
 		if why != "" {
 			if pod.Annotations[contract.AnnotationSkipPrecheck] == labelTrue {
@@ -111,7 +111,12 @@ func unready(name string, claim Claim) string {
 // unfit is why a pod can have no sidecar that mounts a claim; "" if it can.
 // Kubernetes would turn it away as well, or never start it, for reasons that
 // speak of what the sidecar brought along.
-func unfit(pod *corev1.Pod, claim string) string {
+func unfit(pod *corev1.Pod, claim string, facts Claim) string {
+	if facts.served().Namespace != facts.Dataset.Namespace {
+		// Copies of them would let whoever may read pods' volumes here read them.
+		return fmt.Sprintf("a FUSE sidecar cannot mount Dataset %s, which refers to a Dataset of namespace %s: it would need the configuration and the Secrets of that namespace in this one; use label %s in place of %s, which mounts without a sidecar",
+			claim, facts.served().Namespace, contract.LabelServerfulFuse, contract.LabelServerlessFuse)
+	}
 	if pod.Spec.OS != nil && pod.Spec.OS.Name == corev1.Windows {
 		return fmt.Sprintf("a FUSE sidecar cannot mount Dataset %s on Windows: take the label %s off", claim, contract.LabelServerlessFuse)
 	}
@@ -156,7 +161,7 @@ func inject(pod *corev1.Pod, facts Facts) error {
 		dir := contract.SidecarMountDir(facts.MountRoot, claim.Type, namespace, name, facts.Suffix)
 		s := sidecar{
 			name: freeName(pod, sidecars), claim: claim, hostDir: dir,
-			runtimeDir: contract.RuntimeDir(facts.MountRoot, claim.Type, namespace, name),
+			runtimeDir: contract.RuntimeDir(facts.MountRoot, claim.Type, claim.served().Namespace, claim.served().Name),
 			fuseDir:    path.Join(dir, string(claim.Type)+"-fuse"),
 		}
 		containers, volumes, err := s.build()
@@ -165,7 +170,7 @@ func inject(pod *corev1.Pod, facts Facts) error {
 		}
 		sidecars = append(sidecars, containers...)
 		datasets = append(datasets, name)
-		replaceClaim(pod, name, s.fuseDir)
+		replaceClaim(pod, name, s.fuseDir, claim.Sub)
 		pod.Spec.Volumes = append(pod.Spec.Volumes, volumes...)
 		for _, secret := range claim.Client.Spec.ImagePullSecrets {
 			if !slices.Contains(pod.Spec.ImagePullSecrets, secret) {
@@ -200,8 +205,9 @@ func freeName(pod *corev1.Pod, taken []corev1.Container) string {
 }
 
 // replaceClaim lets every volume of a claim show a directory of the host. What
-// the claim's volume source forbade, the mounts forbid now.
-func replaceClaim(pod *corev1.Pod, claim, hostDir string) {
+// the claim's volume source forbade, the mounts forbid now; a directory of it is
+// what they begin at.
+func replaceClaim(pod *corev1.Pod, claim, hostDir, sub string) {
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
 		if v.PersistentVolumeClaim == nil || v.PersistentVolumeClaim.ClaimName != claim {
@@ -214,8 +220,24 @@ func replaceClaim(pod *corev1.Pod, claim, hostDir string) {
 				}
 			})
 		}
+		if sub != "" {
+			eachMount(pod, func(m *corev1.VolumeMount) {
+				if m.Name == v.Name {
+					beginAt(m, sub)
+				}
+			})
+		}
 		v.VolumeSource = hostPath(hostDir)
 	}
+}
+
+// beginAt lets a mount show what it shows below a directory of its volume.
+func beginAt(m *corev1.VolumeMount, sub string) {
+	if m.SubPathExpr != "" {
+		m.SubPathExpr = path.Join(strings.ReplaceAll(sub, "$", "$$"), m.SubPathExpr)
+		return
+	}
+	m.SubPath = path.Join(sub, m.SubPath)
 }
 
 // propagate lets every mount of a sidecar's directory see the FUSE mount, and
@@ -261,7 +283,7 @@ func requireDatasets(pod *corev1.Pod, facts Facts) {
 			continue
 		}
 		want := corev1.NodeSelectorRequirement{
-			Key:      contract.DatasetLabel(claim.Dataset.Namespace, name, string(claim.Dataset.UID)),
+			Key:      contract.DatasetLabel(claim.served().Namespace, claim.served().Name, string(claim.served().UID)),
 			Operator: corev1.NodeSelectorOpIn, Values: []string{labelTrue},
 		}
 		affinity := nodeAffinity(pod)
