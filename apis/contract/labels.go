@@ -110,8 +110,10 @@ const FuseMountType = "fuse.millrace"
 
 // Finalizers.
 const (
-	FinalizerDataset  = "fluid-dataset-controller-finalizer"
-	FinalizerDataLoad = "fluid-dataload-controller-finalizer"
+	FinalizerDataset     = "fluid-dataset-controller-finalizer"
+	FinalizerDataLoad    = "fluid-dataload-controller-finalizer"
+	FinalizerDataMigrate = "fluid-datamigrate-controller-finalizer"
+	FinalizerDataProcess = "fluid-dataprocess-controller-finalizer"
 )
 
 // RuntimeFinalizer is the finalizer of a runtime kind.
@@ -147,5 +149,11 @@ const (
 	EventDataLoadJobStarted         = "DataLoadJobStarted"
 	EventDataLoadJobFailed          = "DataLoadJobFailed"
 	EventDataLoadJobComplete        = "DataLoadJobComplete"
+	EventDataProcessJobStarted      = "DataProcessJobStarted"
+	EventDataProcessJobFailed       = "DataProcessJobFailed"
+	EventDataProcessJobComplete     = "DataProcessJobComplete"
+	EventProcessorNotSpecified      = "ProcessorNotSpecified"
+	EventMultipleProcessorSpecified = "MultipleProcessorSpecified"
+	EventConflictMountPath          = "ConflictMountPath"
 	EventDatasetReady               = "DatasetReady"
 )

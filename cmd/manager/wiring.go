@@ -27,6 +27,7 @@ import (
 	"github.com/millrace/millrace/controllers/alluxioruntime"
 	"github.com/millrace/millrace/controllers/cacheruntime"
 	"github.com/millrace/millrace/controllers/dataload"
+	"github.com/millrace/millrace/controllers/dataprocess"
 	"github.com/millrace/millrace/controllers/dataset"
 	"github.com/millrace/millrace/controllers/engine"
 	"github.com/millrace/millrace/controllers/locality"
@@ -148,6 +149,7 @@ func addControllers(ctx context.Context, mgr ctrl.Manager, f *flags, decided *co
 			return dataload.SetupWithManager(mgr, observer, dataload.Options{Options: operations, NativeImage: f.nativeImage, PullPolicy: pull})
 		},
 		func() error { return dataload.SetupCanceller(mgr, observer) },
+		func() error { return dataprocess.SetupWithManager(mgr, observer, operations) },
 		func() error { return locality.SetupWithManager(mgr, observer) },
 		func() error { return notsupported.SetupWithManager(mgr) },
 	} {

@@ -49,11 +49,6 @@ var kinds = []kind{
 		return refuseOperation(op, &op.Status, "DataBackup",
 			"delete it: there is nothing to back up, as the cache lists its sources by itself and keeps that list over restarts")
 	}},
-	{"DataProcess", func() client.Object { return &datav1alpha1.DataProcess{} }, func(obj client.Object) string {
-		op := obj.(*datav1alpha1.DataProcess)
-		return refuseOperation(op, &op.Status, "DataProcess", fmt.Sprintf(
-			"run a Job of your own that mounts PersistentVolumeClaim %s at %s", op.Spec.Dataset.Name, op.Spec.Dataset.MountPath))
-	}},
 }
 
 func refuseRuntime(obj client.Object, st *datav1alpha1.RuntimeStatus, kind, remedy string) string {

@@ -89,7 +89,6 @@ func TestKindsWithoutBehaviourAreAnsweredAndGo(t *testing.T) {
 		"ThinRuntimeProfile": {"{fileSystemType: nfs}", "", "can be deleted"},
 		"DataMigrate":        {`{from: {dataset: {name: d, namespace: default}}, to: {externalStorage: {uri: "s3://b"}}}`, "fluid-datamigrate-controller-finalizer", "Job of your own"},
 		"DataBackup":         {"{dataset: d}", "fluid-databackup-controller-finalizer", "delete it"},
-		"DataProcess":        {"{dataset: {name: d, mountPath: /data}, processor: {script: {image: i}}}", "fluid-dataprocess-controller-finalizer", "PersistentVolumeClaim d at /data"},
 	} {
 		t.Run(kind, func(t *testing.T) {
 			obj := object(t, "kind: "+kind+"\nmetadata: {name: x}\nspec: "+tc.spec+"\n")

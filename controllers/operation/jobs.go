@@ -102,7 +102,7 @@ func (r *Reconciler) pods(ctx context.Context, job *batchv1.Job) (tried, error) 
 		}
 		for _, status := range pod.Status.ContainerStatuses {
 			if t := status.State.Terminated; t != nil && t.ExitCode != 0 && !t.FinishedAt.Time.Before(last) {
-				last, out.words = t.FinishedAt.Time, wordsOf(status.Name, t)
+				last, out.words = t.FinishedAt.Time, wordsOf(pod.Name, status.Name, t)
 			}
 		}
 	}
@@ -110,7 +110,7 @@ func (r *Reconciler) pods(ctx context.Context, job *batchv1.Job) (tried, error) 
 }
 
 // wordsOf is what a container that failed said, or how it ended if it said nothing.
-func wordsOf(container string, t *corev1.ContainerStateTerminated) string {
+func wordsOf(pod, container string, t *corev1.ContainerStateTerminated) string {
 	if said := strings.TrimSpace(t.Message); said != "" {
 		return said
 	}
@@ -118,7 +118,7 @@ func wordsOf(container string, t *corev1.ContainerStateTerminated) string {
 	if t.Reason != "" && t.Reason != "Error" {
 		how += " (" + t.Reason + ")"
 	}
-	return how
+	return how + ": kubectl logs " + pod + " -c " + container + " tells why"
 }
 
 func owns(dataset *datav1alpha1.Dataset, obj client.Object) bool {

@@ -33,16 +33,17 @@ type ScriptProcessor struct {
 	// +kubebuilder:validation:Enum=Never;OnFailure
 	// +optional
 	RestartPolicy corev1.RestartPolicy `json:"restartPolicy,omitempty"`
-	// command of the container.
+	// command of the container; that of the image if empty.
 	// +kubebuilder:validation:MaxItems=128
 	// +listType=atomic
 	// +optional
 	Command []string `json:"command,omitempty"`
-	// source is the text of a script that command runs.
+	// source is the text of a script: a file whose path is the command's first
+	// argument, up to 200 KiB.
 	// +kubebuilder:validation:MaxLength=262144
 	// +optional
 	Source string `json:"source,omitempty"`
-	// args of the container.
+	// args of the container, after the script's path if there is a source.
 	// +kubebuilder:validation:MaxItems=128
 	// +listType=atomic
 	// +optional
@@ -99,8 +100,7 @@ type DataProcessSpec struct {
 	TTLSecondsAfterFinished *int32 `json:"ttlSecondsAfterFinished,omitempty"`
 }
 
-// DataProcess runs a pod on the data of a Dataset. It is taken and not run: a
-// condition NotSupported says what to do.
+// DataProcess runs a pod on the data of a Dataset.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
