@@ -4,7 +4,9 @@ import "slices"
 
 // liveOptions are taken in by running processes as they change, so that nothing
 // restarts for them. docs/runtimes.md lists them.
-var liveOptions = []string{OptionDrainBandwidth, OptionDrainTimeout}
+var liveOptions = []string{
+	OptionDrainBandwidth, OptionDrainTimeout, OptionStoreTTL, OptionStoreScrub, OptionStoreMove, OptionBandwidth,
+}
 
 // IsLive tells whether an option is taken in while everything runs.
 func IsLive(option string) bool { return slices.Contains(liveOptions, option) }
@@ -13,11 +15,15 @@ func IsLive(option string) bool { return slices.Contains(liveOptions, option) }
 // runtime.json besides the mounts. They tell in the Summary which they have.
 func (c *RuntimeConfig) LiveTable(of ComponentType) string {
 	said := struct {
-		Options [3]map[string]string
+		Options [2]map[string]string
 		Leaving []string
-	}{Options: [3]map[string]string{live(c.Master.Options), live(c.Worker.Options), nil}}
-	if of == ComponentMaster {
+		Levels  []TierConfig
+	}{Options: [2]map[string]string{live(c.Master.Options), live(c.Worker.Options)}}
+	switch of {
+	case ComponentMaster:
 		said.Leaving = c.Worker.Leaving
+	case ComponentWorker:
+		said.Levels = c.Worker.TieredStoreLevels
 	}
 	return digest(said)
 }
@@ -31,6 +37,11 @@ func (c *RuntimeConfig) WithoutLive() *RuntimeConfig {
 	for _, component := range []*ComponentConfig{&out.Master, &out.Worker, &out.Client} {
 		component.Replicas, component.Leaving = 0, nil
 		component.Options = rest(component.Options)
+		component.TieredStoreLevels = slices.Clone(component.TieredStoreLevels)
+		for i := range component.TieredStoreLevels {
+			level := &component.TieredStoreLevels[i]
+			level.Quotas, level.High, level.Low = nil, "", ""
+		}
 	}
 	return &out
 }

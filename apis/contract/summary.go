@@ -142,6 +142,8 @@ type WorkerSummary struct {
 	Complete bool `json:"complete"`
 	// Message names what keeps the worker from caching, such as a full disk.
 	Message string `json:"message,omitempty"`
+	// Live is RuntimeConfig.LiveTable of what the worker has taken in.
+	Live string `json:"live,omitempty"`
 	// Leaving: it is to go.
 	Leaving bool `json:"leaving,omitempty"`
 }

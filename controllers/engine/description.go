@@ -43,6 +43,10 @@ type Description struct {
 	ImagePullSecrets []corev1.LocalObjectReference
 
 	Master, Worker, Client Component
+	// FirstNodeLabels is AnnotationNodeLabels as the workers' template has it; ""
+	// where there is none yet. It stays, so that a quota that grows restarts
+	// nothing: pods are given another one as they are.
+	FirstNodeLabels string
 	// Leaving are the pods of workers that are to go, and Kept is how many
 	// workers there are until they may; 0 is as many as are wanted.
 	Leaving []string

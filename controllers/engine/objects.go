@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -104,7 +105,12 @@ func (d *Description) configMap() (*corev1.ConfigMap, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	hashed, err := config.WithoutLive().Encode()
+	stale := config.WithoutLive()
+	if d.Foreign != nil { // other engines read their options and levels when they start
+		stale = config
+		stale.Mounts, stale.Master.Replicas, stale.Worker.Replicas, stale.Client.Replicas = nil, 0, 0, 0
+	}
+	hashed, err := stale.Encode()
 	if err != nil {
 		return nil, "", err
 	}
@@ -211,7 +217,7 @@ func (d *Description) workerSet(hash string) *appsv1.StatefulSet {
 	set := d.statefulSet(contract.ComponentWorker)
 	pod := &set.Spec.Template
 	pod.Annotations[AnnotationConfigHash] = hash
-	pod.Annotations[AnnotationNodeLabels] = d.nodeLabels()
+	pod.Annotations[AnnotationNodeLabels] = cmp.Or(d.FirstNodeLabels, d.nodeLabels())
 	pod.Labels[contract.LabelDataset] = d.datasetID()
 	pod.Labels[contract.LabelDatasetPlace] = d.placement()
 	if pod.Spec.Affinity == nil {

@@ -133,7 +133,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (_ ctrl.Re
 	if !runtime.GetDeletionTimestamp().IsZero() {
 		return flow.Run(ctx, s, r.refuseWhileInUse, r.retireCache, r.deleteObjects, r.clearFuseLabels, r.dropFinalizer)
 	}
-	return flow.Run(ctx, s, r.ensureFinalizer, r.describe, r.checkSources, r.scaleIn, r.applyObjects, r.tellPods, r.replaceLostMaster, r.observe, r.report)
+	return flow.Run(ctx, s, r.ensureFinalizer, r.describe, r.checkSources, r.scaleIn, r.applyObjects, r.tellPods, r.labelWorkers, r.replaceLostMaster, r.observe, r.report)
 }
 
 func (r *Reconciler) ensureFinalizer(ctx context.Context, s *round) (flow.Outcome, error) {

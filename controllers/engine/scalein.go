@@ -44,6 +44,10 @@ func (r *Reconciler) scaleIn(ctx context.Context, s *round) (flow.Outcome, error
 	if !metav1.IsControlledBy(set, s.runtime) || r.leftByFluid(s, set) {
 		return flow.Continue(), nil
 	}
+	s.desc.FirstNodeLabels = set.Spec.Template.Annotations[AnnotationNodeLabels]
+	if s.desc.Foreign != nil {
+		return flow.Continue(), nil // only our own engine moves its blocks
+	}
 	want, have := s.desc.Worker.Replicas, ptr.Deref(set.Spec.Replicas, 1)
 	// A pod that is being deleted is still one that is to go: its worker must
 	// not be given its share back for its last seconds.

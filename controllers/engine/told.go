@@ -47,6 +47,28 @@ func (r *Reconciler) tellPods(ctx context.Context, s *round) (flow.Outcome, erro
 	return flow.CheckBack(tellAgain), nil
 }
 
+// labelWorkers writes on every worker's pod which labels its node is to carry,
+// where that is not what it was made with.
+func (r *Reconciler) labelWorkers(ctx context.Context, s *round) (flow.Outcome, error) {
+	pods := &corev1.PodList{}
+	if err := r.List(ctx, pods, client.InNamespace(s.key.Namespace), client.MatchingLabels(s.desc.selector(contract.ComponentWorker))); err != nil {
+		return flow.Wait(), fmt.Errorf("list workers of runtime %s: %w", s.key, err)
+	}
+	labels := s.desc.nodeLabels()
+	for i := range pods.Items {
+		pod := &pods.Items[i]
+		if s.problem != nil || pod.Annotations[AnnotationNodeLabels] == labels || !pod.DeletionTimestamp.IsZero() {
+			continue
+		}
+		before := pod.DeepCopy()
+		pod.Annotations = merged(pod.Annotations, map[string]string{AnnotationNodeLabels: labels})
+		if err := r.Patch(ctx, pod, client.MergeFrom(before)); client.IgnoreNotFound(err) != nil {
+			return flow.Wait(), fmt.Errorf("write the labels of its node on worker %s: %w", pod.Name, err)
+		}
+	}
+	return flow.Continue(), nil
+}
+
 // news names the configuration that pods are to be told of, by the names of the
 // pods; everyPod is all that are not named.
 type news map[string]string
@@ -70,6 +92,11 @@ func (d *Description) news(summary *contract.Summary) news {
 	}
 	if live := config.LiveTable(contract.ComponentMaster); summary.Live != "" && summary.Live != live {
 		out[contract.MasterName(d.Name)+"-0"] = out[everyPod] + live
+	}
+	for _, w := range summary.Workers {
+		if live := config.LiveTable(contract.ComponentWorker); w.Live != "" && w.Live != live {
+			out[w.Name] = out[everyPod] + live
+		}
 	}
 	return out
 }

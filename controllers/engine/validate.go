@@ -43,6 +43,9 @@ func (d *Description) validate() *Problem {
 	if problem := d.validateForeign(); problem != nil {
 		return problem
 	}
+	if problem := d.validateOptions(); problem != nil {
+		return problem
+	}
 	if d.Foreign == nil && d.Worker.Replicas > 0 && len(d.Worker.Tiers) == 0 {
 		return &Problem{ReasonInvalid, "the worker has no tier to cache in: give the tiered store at least one level"}
 	}

@@ -59,7 +59,9 @@ func RunClient(ctx context.Context, s *Settings, r *Registry, at ClientPlace) er
 			return nil
 		}))
 	})
-	group.Go(func() error { return s.follow(ctx, sourcesOnly(files.SetMounts), nothing) })
+	group.Go(func() error {
+		return s.follow(ctx, sourcesOnly(files.SetMounts), func(now *Settings) error { return now.toClient(files) })
+	})
 	group.Go(func() error {
 		profile := options.profile
 		if profile == "" {

@@ -5,6 +5,8 @@ import (
 
 	"github.com/millrace/millrace/apis/contract"
 	"github.com/millrace/millrace/runtime/master"
+	"github.com/millrace/millrace/runtime/reader"
+	"github.com/millrace/millrace/runtime/worker"
 )
 
 // toMaster takes in what a running master can.
@@ -15,6 +17,30 @@ func (s *Settings) toMaster(m *master.Master) error {
 	}
 	m.SetLeaving(s.Worker.Leaving)
 	m.SetLive(s.LiveTable(contract.ComponentMaster))
+	return err
+}
+
+// toWorker takes in what a running worker can.
+func (s *Settings) toWorker(w *worker.Worker) error {
+	tiers, err := tiersOf(s.Worker.TieredStoreLevels)
+	if err != nil {
+		return err
+	}
+	keep, err := s.storeOptions()
+	if err != nil {
+		return err
+	}
+	keep.Tiers = tiers
+	w.Change(keep, s.LiveTable(contract.ComponentWorker))
+	return nil
+}
+
+// toClient takes in what a running client can.
+func (s *Settings) toClient(r *reader.Reader) error {
+	options, err := s.readOptions()
+	if err == nil {
+		r.SetBandwidth(options.bandwidth)
+	}
 	return err
 }
 

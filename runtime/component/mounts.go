@@ -32,8 +32,6 @@ const (
 // source they had, and why.
 type setMounts func(mounts []namespace.Mount, table string, refused map[string]error) error
 
-func nothing(*Settings) error { return nil }
-
 func sourcesOnly(set func([]namespace.Mount)) setMounts {
 	return func(mounts []namespace.Mount, _ string, _ map[string]error) error {
 		set(mounts)

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/millrace/millrace/apis/contract"
 	"github.com/millrace/millrace/runtime/wire"
 	"github.com/millrace/millrace/runtime/worker"
 )
@@ -40,7 +41,7 @@ func RunWorker(ctx context.Context, s *Settings, r *Registry, at WorkerPlace) er
 	}
 	config := worker.Config{
 		Name: s.Name, Node: s.Node, Listen: at.Data, Socket: at.Socket, Master: master,
-		Mounts: s.Mounts(), Tiers: tiers, Store: keep, Version: s.Version, Registerer: r,
+		Mounts: s.Mounts(), Tiers: tiers, Store: keep, Version: s.Version, Live: s.LiveTable(contract.ComponentWorker), Registerer: r,
 		Peers: wire.ClientOptions{TLS: secure},
 	}
 	switch {
@@ -61,7 +62,9 @@ func RunWorker(ctx context.Context, s *Settings, r *Registry, at WorkerPlace) er
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return w.Run(ctx) })
-	group.Go(func() error { return s.follow(ctx, sourcesOnly(w.SetMounts), nothing) })
+	group.Go(func() error {
+		return s.follow(ctx, sourcesOnly(w.SetMounts), func(now *Settings) error { return now.toWorker(w) })
+	})
 	group.Go(func() error {
 		return ServeHTTP(ctx, at.HTTP, HealthHandler(r, func() error { return nil }))
 	})

@@ -42,6 +42,7 @@ func (m *Master) Summary() contract.Summary {
 			Name: w.member.GetName(), Node: w.member.GetNode(), Message: w.usage.GetMessage(),
 			CapacityBytes: w.member.GetCapacityBytes(), UsedBytes: w.usage.GetUsedBytes(), CachedBytes: m.ledger.cachedAt(&w.holder),
 		}
+		one.Live = w.usage.GetLive()
 		_, one.Leaving = m.leaving[one.Name]
 		one.Complete = totals.Complete && one.CachedBytes >= totals.Bytes
 		s.CapacityBytes += one.CapacityBytes

@@ -85,7 +85,7 @@ type Reader struct {
 	walks   *walks
 	tours   *tours
 	hedges  *hedger
-	limit   *rate.Limiter // nil without Bandwidth
+	limit   *rate.Limiter // lets everything through without Bandwidth
 	ensures chan struct{} // a slot for each range that is ensured ahead
 	m       *metrics
 

@@ -48,19 +48,15 @@ type directory struct {
 	choose *chooser
 	// failed says why the directory takes nothing now: its disk fails.
 	failed string
+	// cut says that the quota is larger than the disk.
+	cut string
 	// full says that the disk had no room although the quota had.
 	full string
 }
 
 func openDirectory(ctx context.Context, d Dir, t Tier, level int, wait time.Duration) (_ *directory, err error) {
-	out := &directory{path: d.Path, data: filepath.Join(d.Path, formatDir), level: level, medium: t.Medium,
-		high: t.High, low: t.Low, quota: d.QuotaBytes}
-	if out.high <= 0 || out.high > 1 {
-		out.high = 1
-	}
-	if out.low <= 0 || out.low > out.high {
-		out.low = out.high
-	}
+	out := &directory{path: d.Path, data: filepath.Join(d.Path, formatDir), level: level, medium: t.Medium, quota: d.QuotaBytes}
+	out.setMarks(t)
 	if err := os.MkdirAll(out.data, 0o755); err != nil {
 		return nil, err
 	}
@@ -72,6 +68,16 @@ func openDirectory(ctx context.Context, d Dir, t Tier, level int, wait time.Dura
 		return nil, fmt.Errorf("lock %s: another worker uses it: %w", d.Path, err)
 	}
 	return out, nil
+}
+
+func (d *directory) setMarks(t Tier) {
+	d.high, d.low = t.High, t.Low
+	if d.high <= 0 || d.high > 1 {
+		d.high = 1
+	}
+	if d.low <= 0 || d.low > d.high {
+		d.low = d.high
+	}
 }
 
 // lock waits for whoever holds the lock of a directory to end: a worker may

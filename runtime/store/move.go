@@ -20,7 +20,7 @@ const (
 // move brings the coldest files of a tier that is above its high mark to a
 // slower one, and hot files to a faster one that stays below its low mark.
 func (s *Store) move() {
-	if s.moveRate <= 0 {
+	if s.moveRate.Load() <= 0 {
 		return
 	}
 	for _, m := range s.moves() {
@@ -28,7 +28,7 @@ func (s *Store) move() {
 			s.log.Debug("move a cached file to another tier", "key", m.key.key(), "to", m.to.path, "err", err)
 			continue
 		}
-		if !s.sleep(time.Duration(float64(m.size) / float64(s.moveRate) * float64(time.Second))) {
+		if !s.pace(m.size, s.moveRate.Load()) {
 			return
 		}
 	}

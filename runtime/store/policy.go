@@ -60,6 +60,13 @@ func newChooser(bytes int64) (*chooser, error) {
 	return c, nil
 }
 
+// resize changes what the ranked files may weigh together. Callers hold the Store's mu.
+func (c *chooser) resize(bytes int64) {
+	c.most = bytes / diskUnit
+	c.cache.SetMaximum(uint64(max(1, c.most)))
+	c.cache.CleanUp()
+}
+
 func (c *chooser) touch(key rawKey) {
 	if c != nil {
 		c.cache.GetIfPresent(key)

@@ -5,12 +5,14 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -95,12 +97,11 @@ type Store struct {
 	log        *slog.Logger
 	message    string
 	policy     Policy
-	ttl        time.Duration
-	scrubRate  int64
-	moveRate   int64
-	every      time.Duration
-	lockWait   time.Duration
-	buffers    sync.Pool
+	// ttl in nanoseconds, and rates in bytes a second, may change.
+	ttl, scrubRate, moveRate atomic.Int64
+	every                    time.Duration
+	lockWait                 time.Duration
+	buffers                  sync.Pool
 
 	// background verifies large files, one at a time, until stop.
 	background sync.WaitGroup
@@ -120,8 +121,9 @@ type Store struct {
 // Open takes the directories, recovers what verifies in them, and forgets the rest.
 func Open(ctx context.Context, o Options) (*Store, error) {
 	s := &Store{blockBytes: o.BlockBytes, onChange: o.OnChange, log: o.Logger, lockWait: o.LockWait, policy: o.Policy,
-		ttl: o.TTL, scrubRate: o.ScrubBytes, moveRate: o.MoveBytes, every: o.UpkeepEvery, stats: Stats{Evicted: map[Reason]int64{}}, open: map[uint32]*entry{},
+		every: o.UpkeepEvery, stats: Stats{Evicted: map[Reason]int64{}}, open: map[uint32]*entry{},
 		verifier: make(chan struct{}, 1), stop: make(chan struct{})}
+	s.setRates(o)
 	if s.blockBytes == 0 {
 		s.blockBytes = DefaultBlockBytes
 	}
@@ -145,9 +147,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		return nil, errors.Join(err, s.Close())
 	}
 	s.background.Go(s.upkeep)
-	if s.scrubRate > 0 {
-		s.background.Go(s.scrub)
-	}
+	s.background.Go(s.scrub)
 	return s, nil
 }
 
@@ -232,9 +232,8 @@ func (s *Store) adopt(ctx context.Context, d *directory, p *past) (err error) {
 	for _, m := range p.live() {
 		d.used += m.charged
 	}
-	if cut := d.fitDisk(); cut != "" {
-		s.message = cut
-		s.log.WarnContext(ctx, "quota is larger than the disk", "message", cut)
+	if d.cut = d.fitDisk(); d.cut != "" {
+		s.log.WarnContext(ctx, "quota is larger than the disk", "message", d.cut)
 	}
 	if s.policy == PolicyTinyLFU {
 		if d.choose, err = newChooser(d.limit(true)); err != nil {
@@ -323,8 +322,8 @@ func (s *Store) Message() string {
 		if d.failed != "" {
 			return d.failed
 		}
-		if d.full != "" {
-			return d.full
+		if said := cmp.Or(d.full, d.cut); said != "" {
+			return said
 		}
 	}
 	return s.message

@@ -38,6 +38,7 @@ func (s *Store) upkeep() {
 		s.probe()
 		s.expire(time.Now())
 		s.evictChosen()
+		s.shrink()
 		s.move()
 		for _, d := range s.dirs { // they stay while this runs
 			d.journal.compact()
@@ -53,6 +54,14 @@ func (s *Store) sleep(d time.Duration) bool {
 	case <-time.After(d):
 		return true
 	}
+}
+
+// pace sleeps for as long as n bytes take at a rate, which may be none by now.
+func (s *Store) pace(n, rate int64) bool {
+	if rate <= 0 {
+		return true
+	}
+	return s.sleep(time.Duration(float64(n) / float64(rate) * float64(time.Second)))
 }
 
 // probe takes directories back into service that can be written again.
@@ -91,13 +100,14 @@ func (d *directory) probe() error {
 
 // expire forgets files that were there for the TTL.
 func (s *Store) expire(now time.Time) {
-	if s.ttl <= 0 {
+	ttl := s.ttl.Load()
+	if ttl <= 0 {
 		return
 	}
 	s.mu.Lock()
 	var gone []*entry
 	for id, r := range s.index.all(0) {
-		if s.open[id] == nil && !r.is(isPinned) && now.UnixNano()-r.born >= int64(s.ttl) {
+		if s.open[id] == nil && !r.is(isPinned) && now.UnixNano()-r.born >= ttl {
 			gone = append(gone, s.forget(s.entry(id))...)
 			s.stats.Evicted[ReasonTTL]++
 		}
@@ -110,7 +120,7 @@ func (s *Store) expire(now time.Time) {
 // scrub reads all files again and again, at its rate, and compares.
 func (s *Store) scrub() {
 	for s.sleep(s.every) {
-		for after := uint32(0); ; {
+		for after := uint32(0); s.scrubRate.Load() > 0; {
 			var key Key
 			s.mu.Lock()
 			for id, r := range s.index.all(after) {
@@ -169,7 +179,7 @@ func (s *Store) scrubFile(key Key) bool {
 			s.tell([]*entry{e})
 			return true
 		}
-		if !s.sleep(time.Duration(float64(n) / float64(s.scrubRate) * float64(time.Second))) {
+		if !s.pace(n, s.scrubRate.Load()) {
 			return false
 		}
 	}

@@ -143,8 +143,8 @@ func (s *session) changes() error {
 // usage tells the account of the store and what readers were given.
 func (s *session) usage() error {
 	used, capacity := s.w.store.Usage()
-	u := &wirepb.Usage{UsedBytes: used, CapacityBytes: capacity, Message: s.w.store.Message()}
-	if told := s.told; told == nil || told.GetUsedBytes() != used || told.GetCapacityBytes() != capacity || told.GetMessage() != u.GetMessage() {
+	u := &wirepb.Usage{UsedBytes: used, CapacityBytes: capacity, Message: s.w.store.Message(), Live: *s.w.live.Load()}
+	if told := s.told; told == nil || told.GetLive() != u.GetLive() || told.GetUsedBytes() != used || told.GetCapacityBytes() != capacity || told.GetMessage() != u.GetMessage() {
 		if err := s.stream.Send(&wirepb.WorkerReport{Report: &wirepb.WorkerReport_Usage{Usage: u}}); err != nil {
 			return err
 		}

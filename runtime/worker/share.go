@@ -32,6 +32,7 @@ type share struct {
 	moved chan struct{}
 
 	mu      sync.Mutex
+	tiers   []store.Tier
 	lodgers int64 // bytes
 	counted time.Time
 	total   int64 // of the dataset, -1 if it is not known
@@ -40,7 +41,13 @@ type share struct {
 }
 
 func newShare(w *Worker) *share {
-	return &share{w: w, moved: make(chan struct{}, 1), total: -1}
+	return &share{w: w, moved: make(chan struct{}, 1), tiers: w.cfg.Tiers, total: -1}
+}
+
+func (s *share) resize(tiers []store.Tier) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tiers = tiers
 }
 
 func (s *share) look() {
@@ -102,15 +109,15 @@ func (s *share) count() {
 // if there is no room for them. leave gives it back.
 func (s *share) lodge(n int64) bool {
 	used, capacity := s.w.store.Usage()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	var high, low float64
-	for _, t := range s.w.cfg.Tiers {
+	for _, t := range s.tiers {
 		for _, d := range t.Dirs {
 			high += mark(t.High) * float64(d.QuotaBytes)
 			low += mark(t.Low) * float64(d.QuotaBytes)
 		}
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if time.Since(s.asked) > totalFor && !s.asking {
 		s.asking = true
 		s.w.fetch.wg.Go(s.ask)

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -39,6 +40,8 @@ type Config struct {
 	Tiers  []store.Tier
 	// Store says how files are kept: Policy, TTL, ScrubBytes and MoveBytes.
 	Store store.Options
+	// Live names the configuration for the master; see Change.
+	Live string
 	// BlockBytes is store.DefaultBlockBytes if 0.
 	BlockBytes int64
 	// SourceReads and PeerReads bound what is read at once, in blocks; 32 and 8
@@ -81,6 +84,8 @@ type Worker struct {
 	share   *share
 	server  *wire.Server
 
+	live atomic.Pointer[string]
+
 	// retire is held shared while a file is acquired, and exclusively to retire.
 	retire  sync.RWMutex
 	retired bool
@@ -110,6 +115,7 @@ func New(cfg Config) (_ *Worker, err error) {
 	}
 	w := &Worker{cfg: cfg, log: cfg.Logger, sources: origin.New(cfg.Mounts), client: wire.NewClient(cfg.Peers), report: newReport(),
 		known: make(chan struct{})}
+	w.live.Store(&cfg.Live)
 	defer func() {
 		if err != nil {
 			w.Close()
@@ -204,6 +210,15 @@ func (w *Worker) Close() {
 
 // SetMounts replaces the sources; files that are being read are not disturbed.
 func (w *Worker) SetMounts(mounts []namespace.Mount) { w.sources.Set(mounts) }
+
+// Change takes in other quotas, marks, TTL and rates of the store; live names
+// them for the master.
+func (w *Worker) Change(o store.Options, live string) {
+	w.share.resize(o.Tiers)
+	w.store.Change(o)
+	w.live.Store(&live)
+	w.log.Info("another configuration is taken in", "live", live)
+}
 
 // Addr is where the data plane listens.
 func (w *Worker) Addr() net.Addr { return w.data.Addr() }

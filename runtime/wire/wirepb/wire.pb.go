@@ -1656,6 +1656,7 @@ type Usage struct {
 	UsedBytes     int64                  `protobuf:"varint,1,opt,name=used_bytes,json=usedBytes,proto3" json:"used_bytes,omitempty"`
 	CapacityBytes int64                  `protobuf:"varint,2,opt,name=capacity_bytes,json=capacityBytes,proto3" json:"capacity_bytes,omitempty"`
 	Message       string                 `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"` // why the worker does not cache, if it does not
+	Live          string                 `protobuf:"bytes,4,opt,name=live,proto3" json:"live,omitempty"`       // names the configuration that it has taken in
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1707,6 +1708,13 @@ func (x *Usage) GetCapacityBytes() int64 {
 func (x *Usage) GetMessage() string {
 	if x != nil {
 		return x.Message
+	}
+	return ""
+}
+
+func (x *Usage) GetLive() string {
+	if x != nil {
+		return x.Live
 	}
 	return ""
 }
@@ -2973,12 +2981,13 @@ const file_wire_proto_rawDesc = "" +
 	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x1a\n" +
 	"\bcomplete\x18\x03 \x01(\bR\bcomplete\x12\x16\n" +
 	"\x06blocks\x18\x04 \x01(\fR\x06blocks\x12\x18\n" +
-	"\adropped\x18\x05 \x01(\bR\adropped\"g\n" +
+	"\adropped\x18\x05 \x01(\bR\adropped\"{\n" +
 	"\x05Usage\x12\x1d\n" +
 	"\n" +
 	"used_bytes\x18\x01 \x01(\x03R\tusedBytes\x12%\n" +
 	"\x0ecapacity_bytes\x18\x02 \x01(\x03R\rcapacityBytes\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage\"t\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\x12\x12\n" +
+	"\x04live\x18\x04 \x01(\tR\x04live\"t\n" +
 	"\vReaderStats\x12\x1f\n" +
 	"\vlocal_bytes\x18\x01 \x01(\x03R\n" +
 	"localBytes\x12!\n" +
