@@ -163,30 +163,13 @@ func TestStatusFollowsTheEngine(t *testing.T) {
 func TestAnIdleDatasetWritesNothing(t *testing.T) {
 	p := newPlace(t)
 	p.bind("data", p.cacheRuntime("data"))
-	rt := &datav1alpha1.CacheRuntime{}
 	p.runtimeReady(&datav1alpha1.CacheRuntime{ObjectMeta: p.meta("data")})
-	versions := func() string {
-		p.must(world.Get(p.Context(), p.key("data"), rt))
-		return p.get("data").ResourceVersion + " " + rt.ResourceVersion
-	}
-	var before string
-	// Settled: the same for half a second.
-	eventually(t, func() error {
-		before = versions()
-		time.Sleep(500 * time.Millisecond)
-		if now := versions(); now != before {
-			return fmt.Errorf("versions %s became %s", before, now)
-		}
-		return nil
-	})
+	before := p.settled()
 	// A master repeats itself; that is no news.
 	for range 20 {
 		masters.change(p.key("data"), func(*contract.Summary) {})
 	}
-	time.Sleep(500 * time.Millisecond)
-	if now := versions(); now != before {
-		t.Errorf("versions %s became %s", before, now)
-	}
+	p.stays(before, 500*time.Millisecond)
 }
 
 func TestTroubleAtTheSourceIsToldAndHealsByItself(t *testing.T) {

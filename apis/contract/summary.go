@@ -2,6 +2,11 @@ package contract
 
 import "time"
 
+// StatusAge is how old the numbers of a status may be while something moves:
+// one half is for workers to tell their master, and one for masters to tell the
+// manager, which writes what it hears at once.
+const StatusAge = 5 * time.Second
+
 // The HTTP interface of a native master, on MasterHTTPPort.
 const (
 	// PathSummary answers GET with one Summary as JSON; with ?watch=true with a

@@ -13,6 +13,7 @@ import (
 	"github.com/millrace/millrace/apis/contract"
 	datav1alpha1 "github.com/millrace/millrace/apis/data/v1alpha1"
 	"github.com/millrace/millrace/controllers/engine"
+	"github.com/millrace/millrace/controllers/internal/bytesize"
 	"github.com/millrace/millrace/controllers/internal/conditions"
 	"github.com/millrace/millrace/controllers/internal/flow"
 )
@@ -24,7 +25,7 @@ func (r *Reconciler) report(_ context.Context, s *round) (flow.Outcome, error) {
 	conditions.DropForeign(&st.Conditions)
 	if s.problem == nil {
 		st.Mounts = s.ds.Spec.Mounts
-		if conditions.True(&st.Conditions, generation, datav1alpha1.DatasetReady, reasonBound, s.boundTo()) {
+		if conditions.True(&st.Conditions, generation, datav1alpha1.DatasetReady, reasonBound, s.bliss()) {
 			r.events.Event(s.ds, corev1.EventTypeNormal, contract.EventDatasetReady, "the Dataset is bound and can be read through PersistentVolumeClaim "+s.key.Name)
 		}
 	} else if conditions.False(&st.Conditions, generation, datav1alpha1.DatasetReady, s.problem.Reason, s.problem.Message) && fails(s.problem) {
@@ -37,6 +38,16 @@ func (r *Reconciler) report(_ context.Context, s *round) (flow.Outcome, error) {
 	r.reportCache(s)
 	s.reportSource()
 	return flow.Continue(), nil
+}
+
+// bliss is what there is to say of a Dataset that can be read.
+func (s *round) bliss() string {
+	bound := s.boundTo()
+	summary := &s.state.Summary
+	if !s.state.Connected || s.made.Mute || summary.Engine != nil || summary.MetadataComplete {
+		return bound
+	}
+	return fmt.Sprintf("%s and can be read; its sources are still being listed: %d files with %s so far", bound, summary.FileNum, bytesize.Format(summary.UFSTotalBytes))
 }
 
 // reportNotServed names the fields of the spec that are taken and do nothing.
@@ -162,7 +173,13 @@ func (r *Reconciler) reportCache(s *round) {
 	st.CacheStates = engine.CacheStates(summary)
 	ufsTotal, fileNum, known := engine.Totals(summary)
 	if !known {
-		if st.UfsTotal == "" {
+		// What was known once stays. Nobody calculates while a source fails; the
+		// Ready condition says why.
+		stuck := s.problem != nil && fails(s.problem)
+		switch {
+		case stuck && st.UfsTotal == datav1alpha1.MetadataSyncCalculating:
+			st.UfsTotal, st.FileNum = "", ""
+		case !stuck && st.UfsTotal == "":
 			st.UfsTotal, st.FileNum = datav1alpha1.MetadataSyncCalculating, datav1alpha1.MetadataSyncCalculating
 		}
 		return

@@ -61,8 +61,11 @@ func bound(node any) {
 		}
 	case map[string]any:
 		for name, child := range node {
-			if name == "template" || name == "volumeSource" || name == "podSpec" {
-				dropDescriptions(child)
+			if where := explainedAt[name]; where != "" {
+				refer(child, where)
+			}
+			if name == "metadata" {
+				explainMeta(child)
 			}
 			bound(child)
 		}
@@ -82,6 +85,34 @@ func boundNumber(schema map[string]any) {
 		}
 		if _, ok := schema["maximum"]; !ok {
 			schema["maximum"] = math.MaxInt32
+		}
+	}
+}
+
+// explainedAt is where the fields of Kubernetes' own types are explained.
+var explainedAt = map[string]string{"template": "pod", "podSpec": "pod.spec", "volumeSource": "pod.spec.volumes"}
+
+// refer says of a field of a type of Kubernetes' where its own fields are explained.
+func refer(field any, where string) {
+	schema, ok := field.(map[string]any)
+	if !ok {
+		return
+	}
+	text, _ := schema["description"].(string)
+	dropDescriptions(field)
+	if schema["properties"] != nil {
+		schema["description"] = strings.TrimSpace(text + " Its fields: kubectl explain " + where)
+	}
+}
+
+// explainMeta explains the metadata of what is made from a template, which the
+// generator of definitions takes for a type of its own.
+func explainMeta(field any) {
+	schema, _ := field.(map[string]any)
+	fields, _ := schema["properties"].(map[string]any)
+	for name, field := range fields {
+		if f, ok := field.(map[string]any); ok && f["description"] == nil {
+			f["description"] = name + " of what is made from this."
 		}
 	}
 }

@@ -19,6 +19,10 @@ const (
 	slowPeer         = 10 * time.Second // for one summary to be taken
 )
 
+// A master tells its numbers within its half of the age of a status, or this
+// does not compile.
+const _ = uint64(contract.StatusAge/2 - summaryPeriod)
+
 // Handler serves the HTTP interface of the contract; metrics serves the metrics.
 func (m *Master) Handler(metrics http.Handler) http.Handler {
 	mux := http.NewServeMux()

@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/millrace/millrace/apis/contract"
 	"github.com/millrace/millrace/runtime/peers"
 	"github.com/millrace/millrace/runtime/store"
 	"github.com/millrace/millrace/runtime/wire"
@@ -23,6 +24,10 @@ const (
 	maxHoldings     = 4096
 	maxHoldingBytes = 1 << 20
 )
+
+// A worker tells its numbers within its half of the age of a status, or this
+// does not compile.
+const _ = uint64(contract.StatusAge/2 - reportEvery - usageEvery)
 
 // attach keeps a session with the master until ctx ends.
 func (w *Worker) attach(ctx context.Context) {
