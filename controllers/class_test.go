@@ -167,8 +167,11 @@ func TestAnEngineOfMastersAndWorkersStartsInOrderAndSaysHowItIs(t *testing.T) {
 		"topology.worker.workloadType Deployment (a StatefulSet is run)", "topology.worker.executionEntries", "dataOperationSpecs DataMigrate")
 
 	// A component that is switched off goes; the others stay.
-	rt.Spec.Client.Disabled = true
-	p.must(world.Update(t.Context(), rt))
+	eventually(t, func() error { // its controller writes as well
+		p.must(world.Get(t.Context(), p.key("data"), rt))
+		rt.Spec.Client.Disabled = true
+		return world.Update(t.Context(), rt)
+	})
 	p.gone(clients)
 	p.must(world.Delete(t.Context(), p.get("data")))
 	p.gone(rt)
