@@ -38,6 +38,16 @@ const PathEngine = "/engine/"
 type EngineConfig struct {
 	MountUFS      *EngineCommand `json:"mountUFS,omitempty"`
 	ReportSummary *EngineCommand `json:"reportSummary,omitempty"`
+	// DataLoad is what a DataLoad runs; without it the engine loads nothing.
+	DataLoad *EngineOperation `json:"dataLoad,omitempty"`
+}
+
+// EngineOperation is the container of a data operation.
+type EngineOperation struct {
+	// Image is empty for that of the master, or of the client where there is none.
+	Image   string   `json:"image,omitempty"`
+	Command []string `json:"command,omitempty"`
+	Args    []string `json:"args,omitempty"`
 }
 
 // EngineCommand is a program and its arguments; no shell is put before them.

@@ -45,6 +45,11 @@ func describeForeign(rt *datav1alpha1.CacheRuntime, class *datav1alpha1.CacheRun
 		d.Foreign.Commands.MountUFS = command(master.ExecutionEntries.MountUFS)
 		d.Foreign.Commands.ReportSummary = command(master.ExecutionEntries.ReportSummary)
 	}
+	for _, spec := range class.DataOperationSpecs {
+		if spec.Name == "DataLoad" {
+			d.Foreign.Commands.DataLoad = &contract.EngineOperation{Image: spec.Image, Command: spec.Command, Args: spec.Args}
+		}
+	}
 	d.NotServed = append(foreignNotServed(class, topology), foreignSpecNotServed(rt, topology)...)
 	return d
 }

@@ -72,8 +72,13 @@ func (*work) Refuse(s *operation.Round) *operation.Problem {
 	return nil
 }
 
-// Job asks the master for the load.
+// Job asks the master for the load, or has the engine's class say how it loads.
 func (w *work) Job(ctx context.Context, s *operation.Round) (*batchv1.Job, error) {
+	if config, err := w.foreign(ctx, s); err != nil {
+		return nil, err
+	} else if config != nil {
+		return w.foreignJob(ctx, s, config)
+	}
 	image, err := w.image(ctx, s)
 	if err != nil {
 		return nil, err
@@ -100,6 +105,10 @@ func (w *work) Observe(_ context.Context, s *operation.Round) (operation.News, e
 	if !heard {
 		return operation.News{}, nil
 	}
+	if summary.Engine != nil {
+		s.Status.Progress = foreignProgress(loadOf(s), &summary)
+		return operation.News{}, nil
+	}
 	for _, load := range summary.Loads {
 		if load.ID == s.Token() {
 			s.Status.Progress = progressOf(load)
@@ -111,8 +120,11 @@ func (w *work) Observe(_ context.Context, s *operation.Round) (operation.News, e
 
 // Done says that everything asked for is cached: that is what exit code 0 of a
 // loader means, so the last numbers seen are made whole.
-func (*work) Done(s *operation.Round, took time.Duration) string {
+func (w *work) Done(s *operation.Round, took time.Duration) string {
 	p := s.Status.Progress
+	if summary, _, heard := w.observer.Latest(client.ObjectKeyFromObject(s.Dataset)); heard && summary.Engine != nil {
+		return foreignDone(p, took)
+	}
 	if p == nil {
 		return fmt.Sprintf("loaded in %s", took)
 	}

@@ -23,7 +23,7 @@ type Foreign struct {
 	// Helper is the image whose /bin/cache prepares the pods and speaks for them.
 	Helper     string
 	HelperPull corev1.PullPolicy
-	// Commands are run beside the first master.
+	// Commands are run beside the first master, and by data operations.
 	Commands contract.EngineConfig
 	// ConfigMaps are made for the runtime; components mount them.
 	ConfigMaps []ExtraConfigMap

@@ -36,6 +36,9 @@ const (
 // and from what is wanted, so that replicas that are raised again meanwhile keep
 // the workers, and a manager that was restarted goes on where it was.
 func (r *Reconciler) scaleIn(ctx context.Context, s *round) (flow.Outcome, error) {
+	if s.desc.Foreign != nil {
+		return flow.Continue(), nil // nobody can be asked what its workers alone have
+	}
 	set := &appsv1.StatefulSet{}
 	name := contract.WorkerName(s.key.Name)
 	if err := r.Get(ctx, types.NamespacedName{Namespace: s.key.Namespace, Name: name}, set); err != nil {
