@@ -10,12 +10,19 @@ import (
 	datav1alpha1 "github.com/millrace/millrace/apis/data/v1alpha1"
 )
 
-// storageSize is what PV and PVC ask for; a malformed annotation asks for nothing else.
+// storageSize is what PV and PVC ask for; an annotation that is no size is told
+// of and asks for nothing else.
 func storageSize(ds *datav1alpha1.Dataset) resource.Quantity {
-	if q, err := resource.ParseQuantity(ds.Annotations[contract.AnnotationStorageRequest]); err == nil {
-		return q
+	if asked := ds.Annotations[contract.AnnotationStorageRequest]; isSize(asked) {
+		return resource.MustParse(asked)
 	}
 	return resource.MustParse(contract.DefaultStorageRequest)
+}
+
+// isSize tells whether a text is a size that a volume can have.
+func isSize(text string) bool {
+	q, err := resource.ParseQuantity(text)
+	return err == nil && q.Sign() > 0
 }
 
 func accessModes(ds *datav1alpha1.Dataset) []corev1.PersistentVolumeAccessMode {

@@ -53,6 +53,9 @@ func (s *round) bliss() string {
 // reportNotServed names the fields of the spec that are taken and do nothing.
 func (s *round) reportNotServed() {
 	fields := notServed(&s.ds.Spec)
+	if size, said := s.ds.Annotations[contract.AnnotationStorageRequest]; said && !isSize(size) {
+		fields = append(fields, fmt.Sprintf("annotation %s (%q is no size above zero, such as 5Ti: the volume has %s)", contract.AnnotationStorageRequest, size, contract.DefaultStorageRequest))
+	}
 	if s.refers() {
 		fields = append(fields, notServedOfReference(&s.ds.Spec)...)
 	}
