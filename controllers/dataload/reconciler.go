@@ -73,7 +73,11 @@ func (*work) Refuse(s *operation.Round) *operation.Problem {
 }
 
 // Job asks the master for the load, or has the engine's class say how it loads.
+// A Dataset that refers to another has nothing to load.
 func (w *work) Job(ctx context.Context, s *operation.Round) (*batchv1.Job, error) {
+	if problem := referring(s.Dataset); problem != nil {
+		return nil, problem
+	}
 	if config, err := w.foreign(ctx, s); err != nil {
 		return nil, err
 	} else if config != nil {
@@ -84,6 +88,20 @@ func (w *work) Job(ctx context.Context, s *operation.Round) (*batchv1.Job, error
 		return nil, err
 	}
 	return desiredJob(loadOf(s), s.Token(), image), nil
+}
+
+// referring is why a Dataset that refers to another cannot be loaded; nil for
+// every other.
+func referring(ds *datav1alpha1.Dataset) *operation.Problem {
+	if len(ds.Spec.Mounts) != 1 {
+		return nil
+	}
+	to, refers := contract.ParseReference(ds.Spec.Mounts[0].MountPoint)
+	if !refers {
+		return nil
+	}
+	return &operation.Problem{Reason: contract.EventDataOperationNotSupport, Hopeless: true, Message: fmt.Sprintf(
+		"Dataset %s refers to Dataset %s of namespace %s and has no cache of its own: load that one, in its namespace", ds.Name, to.Name, to.Namespace)}
 }
 
 // image is the one that the Dataset's master runs.

@@ -114,8 +114,13 @@ func (w *world) key(name string) types.NamespacedName {
 
 func (w *world) dataset(name string, phase datav1alpha1.DatasetPhase) {
 	w.Helper()
+	w.datasetOf(name, "s3://bucket", phase)
+}
+
+func (w *world) datasetOf(name, source string, phase datav1alpha1.DatasetPhase) {
+	w.Helper()
 	ds := &datav1alpha1.Dataset{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: name},
-		Spec: datav1alpha1.DatasetSpec{Mounts: []datav1alpha1.Mount{{MountPoint: "s3://bucket", Name: "b"}}}}
+		Spec: datav1alpha1.DatasetSpec{Mounts: []datav1alpha1.Mount{{MountPoint: source, Name: "b"}}}}
 	if err := w.Create(w.Context(), ds); apierrors.IsAlreadyExists(err) {
 		w.must(w.Get(w.Context(), w.key(name), ds))
 	} else {
@@ -284,6 +289,7 @@ func TestFailedLoadSaysWhatItsLoaderSaid(t *testing.T) {
 func TestLoadsThatCanNeverRunFailAtOnce(t *testing.T) {
 	w := newWorld(t)
 	w.dataset("training", datav1alpha1.BoundDatasetPhase)
+	w.datasetOf("view", "dataset://far/training/train", datav1alpha1.BoundDatasetPhase)
 	for name, tc := range map[string]struct {
 		spec      datav1alpha1.DataLoadSpec
 		condition string
@@ -297,6 +303,7 @@ func TestLoadsThatCanNeverRunFailAtOnce(t *testing.T) {
 			datav1alpha1.OperationFailed, "names the operation itself"},
 		"colon": {datav1alpha1.DataLoadSpec{Dataset: datav1alpha1.TargetDataset{Name: "training"}, Target: []datav1alpha1.TargetPath{{Path: "/a:b"}}},
 			datav1alpha1.OperationFailed, "has a colon"},
+		"referring":             {dataset("view"), datav1alpha1.OperationFailed, "refers to Dataset training of namespace far"},
 		"nobody":                {datav1alpha1.DataLoadSpec{}, datav1alpha1.OperationFailed, "spec.dataset.name is empty"},
 		strings.Repeat("l", 60): {dataset("training"), datav1alpha1.OperationFailed, "name of at most 52 characters"},
 	} {
