@@ -41,7 +41,7 @@ func (p *place) bind(name string, runtime client.Object) *datav1alpha1.Dataset {
 	return p.becomes(name, datav1alpha1.BoundDatasetPhase)
 }
 
-func TestDatasetAndRuntimeBindInEitherOrder(t *testing.T) {
+func TestPain3DatasetAndRuntimeBindInEitherOrder(t *testing.T) {
 	for sentence, tc := range map[string]struct {
 		runtime      func(p *place, name string) client.Object
 		runtimeFirst bool
@@ -129,7 +129,7 @@ func (p *place) volumeIs(name, fluidPath string) {
 	}
 }
 
-func TestStatusFollowsTheEngine(t *testing.T) {
+func TestPain4StatusFollowsTheEngine(t *testing.T) {
 	p := newPlace(t)
 	ds := p.bind("data", p.cacheRuntime("data"))
 	if ds.Status.UfsTotal != "[Calculating]" {

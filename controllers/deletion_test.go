@@ -128,7 +128,7 @@ func TestSecondRuntimeOfADatasetIsRefused(t *testing.T) {
 	p.must(world.Get(p.Context(), p.key("data-master"), &appsv1.StatefulSet{}))
 }
 
-func TestNodeLabelsFollowTheWorkers(t *testing.T) {
+func TestPain11NodeLabelsFollowTheWorkers(t *testing.T) {
 	p := newPlace(t)
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: p.namespace + "-node", Labels: map[string]string{"kept": "yes"}}}
 	p.create(node)

@@ -30,7 +30,7 @@ func (p *place) servesTable(name, table string) {
 	masters.change(p.key(name), func(s *contract.Summary) { s.MountTable = table })
 }
 
-func TestMountsOfABoundDatasetChangeWithoutARestart(t *testing.T) {
+func TestPain10MountsOfABoundDatasetChangeWithoutARestart(t *testing.T) {
 	p := newPlace(t)
 	p.bind("data", p.cacheRuntime("data"))
 	first := p.table("data")

@@ -386,7 +386,7 @@ func TestTheWholePath(t *testing.T) {
 	e.check(want)
 }
 
-func TestALoadWithoutRoomFailsAndSaysSo(t *testing.T) {
+func TestPain7ALoadWithoutRoomFailsAndSaysSo(t *testing.T) {
 	e := newEngine(t, 1)
 	e.fill(64 << 20)
 	e.startMaster()
@@ -431,7 +431,7 @@ func TestReadsGoOnWhenWorkersAndTheMasterDie(t *testing.T) {
 	e.until("everything is cached", func(s *contract.Summary) bool { return s.CachedBytes == s.UFSTotalBytes && len(s.Workers) == 2 })
 }
 
-func TestALoadCompletesAlthoughAWorkerAndTheMasterDie(t *testing.T) {
+func TestPain7ALoadCompletesAlthoughAWorkerAndTheMasterDie(t *testing.T) {
 	e := newEngine(t, 2)
 	e.fill(250 << 20)
 	e.startMaster()
@@ -457,7 +457,7 @@ func TestALoadCompletesAlthoughAWorkerAndTheMasterDie(t *testing.T) {
 	e.until("everything is cached", func(s *contract.Summary) bool { return s.CachedBytes == s.UFSTotalBytes })
 }
 
-func TestAFileThatChangesIsReadAnew(t *testing.T) {
+func TestPain6AFileThatChangesIsReadAnew(t *testing.T) {
 	e := newEngine(t, 1)
 	want := sums{"a": e.write("a", 9<<20), "b": e.write("b", 1000)}
 	e.startMaster()

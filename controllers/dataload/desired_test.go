@@ -51,7 +51,7 @@ func TestJobIsAsInTheGoldenFile(t *testing.T) {
 	}
 }
 
-func TestProgressSaysHowLongItWillTake(t *testing.T) {
+func TestPain7ProgressSaysHowLongItWillTake(t *testing.T) {
 	for name, tc := range map[string]struct {
 		load contract.LoadSummary
 		want datav1alpha1.OperationProgress

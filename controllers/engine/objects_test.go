@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -148,5 +149,65 @@ func TestSharedDatasetsStayOffExclusiveNodesOnly(t *testing.T) {
 	}
 	if pod.Labels["fluid.io/dataset-placement"] != "Shared" {
 		t.Errorf("placement label %q", pod.Labels["fluid.io/dataset-placement"])
+	}
+}
+
+// Pain 10: an upgrade kills running mounts. A FUSE pod of another make waits
+// until the one that pods read through is gone by itself.
+func TestPain10AnUpgradeEndsNoMount(t *testing.T) {
+	for _, d := range []*engine.Description{description(contract.RuntimeCache), description(contract.RuntimeAlluxio)} {
+		objects, err := d.Objects()
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen := false
+		for _, obj := range objects {
+			if set, ok := obj.(*appsv1.DaemonSet); ok {
+				seen = true
+				if set.Spec.UpdateStrategy.Type != appsv1.OnDeleteDaemonSetStrategyType {
+					t.Errorf("FUSE pods of a %s runtime are updated by %q", d.Type, set.Spec.UpdateStrategy.Type)
+				}
+			}
+		}
+		if !seen {
+			t.Errorf("a %s runtime has no FUSE pods", d.Type)
+		}
+	}
+}
+
+// Pain 12: host-network port conflicts. The pods of two runtimes that are sent
+// to one node want no port of it, unless somebody asks for its network.
+func TestPain12NoPodTakesAPortOfItsNode(t *testing.T) {
+	for _, d := range []*engine.Description{description(contract.RuntimeCache), description(contract.RuntimeAlluxio)} {
+		objects, err := d.Objects()
+		if err != nil {
+			t.Fatal(err)
+		}
+		templates := 0
+		for _, obj := range objects {
+			var spec corev1.PodSpec
+			switch set := obj.(type) {
+			case *appsv1.StatefulSet:
+				spec = set.Spec.Template.Spec
+			case *appsv1.DaemonSet:
+				spec = set.Spec.Template.Spec
+			default:
+				continue
+			}
+			templates++
+			if spec.HostNetwork {
+				t.Errorf("%s uses the network of its node", obj.GetName())
+			}
+			for _, c := range append(spec.InitContainers, spec.Containers...) {
+				for _, port := range c.Ports {
+					if port.HostPort != 0 {
+						t.Errorf("%s takes port %d of its node", obj.GetName(), port.HostPort)
+					}
+				}
+			}
+		}
+		if templates != 3 {
+			t.Errorf("%d kinds of pods", templates)
+		}
 	}
 }

@@ -33,7 +33,7 @@ func restarts(pod *corev1.Pod) (n int32) {
 	return n
 }
 
-func TestMountsChangeUnderAPodThatReads(t *testing.T) {
+func TestPain10MountsChangeUnderAPodThatReads(t *testing.T) {
 	feature(t, "live-mounts", "a mount is added, given another source and removed while a pod reads", func(p *place) {
 		p.bucket("live-a", stage.Object{Name: "model.bin", Size: 64 << 20})
 		p.bucket("live-b", stage.Object{Name: "b.bin", Size: 1 << 20})

@@ -40,7 +40,7 @@ func (c *cache) do(what string, paths ...string) (got contract.KeepSummary) {
 	}
 }
 
-func TestPinsAndFreesReachEveryWorkerAndOutliveIt(t *testing.T) {
+func TestPain13PinsAndFreesReachEveryWorkerAndOutliveIt(t *testing.T) {
 	source := t.TempDir()
 	for i := range 10 {
 		at := filepath.Join(source, fmt.Sprintf("d%d", i%2), fmt.Sprintf("f%d.bin", i))
