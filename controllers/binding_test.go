@@ -327,3 +327,25 @@ func TestFullDiskIsToldOnTheRuntime(t *testing.T) {
 	})
 	p.runtimeCondition(rt, datav1alpha1.RuntimeCaching, metav1.ConditionFalse, "quota 100Ti", "n1")
 }
+
+// What keeps pods from being made, or from running, is told in the words of who
+// knows it, or where these words are.
+func TestWhatKeepsPodsFromRunningIsTold(t *testing.T) {
+	p := newPlace(t)
+	p.dataset("data")
+	p.create(p.cacheRuntime("data"))
+	p.datasetSays("data", metav1.ConditionFalse, "MasterNotReady", "no pod of StatefulSet data-master was made yet", "kubectl describe statefulset data-master", "quota")
+
+	master := &corev1.Pod{ObjectMeta: p.meta("data-master-0"), Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "master", Image: "cache:typo"}}}}
+	master.Labels = map[string]string{contract.LabelCacheRuntime: "data", contract.LabelComponent: "data-master"}
+	p.create(master)
+	master.Status = corev1.PodStatus{Phase: corev1.PodPending, Conditions: []corev1.PodCondition{{
+		Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: "Unschedulable", Message: "0/3 nodes are available: 3 Insufficient memory."}}}
+	p.must(world.Status().Update(p.Context(), master))
+	p.datasetSays("data", metav1.ConditionFalse, "MasterNotReady", "data-master-0", "Insufficient memory")
+
+	master.Status = corev1.PodStatus{Phase: corev1.PodPending, ContainerStatuses: []corev1.ContainerStatus{{Name: "master", State: corev1.ContainerState{
+		Waiting: &corev1.ContainerStateWaiting{Reason: "ErrImagePull", Message: "cache:typo: not found"}}}}}
+	p.must(world.Status().Update(p.Context(), master))
+	p.datasetSays("data", metav1.ConditionFalse, "MasterNotReady", "data-master-0", "ErrImagePull: cache:typo: not found")
+}

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -285,6 +286,7 @@ func (r *Reconciler) observe(ctx context.Context, s *round) (flow.Outcome, error
 	s.seen.Serving = (s.seen.Master.Ready > 0 || s.seen.Master.Desired == 0) && (s.seen.Worker.Ready > 0 || s.seen.Worker.Desired == 0)
 	if !s.seen.Serving || s.seen.Worker.Ready < s.seen.Worker.Desired {
 		s.trouble, err = troubledPod(ctx, r.Client, s.key)
+		s.trouble = cmp.Or(s.trouble, missing(contract.MasterName(s.key.Name), s.seen.Master), missing(contract.WorkerName(s.key.Name), s.seen.Worker))
 	}
 	return flow.Continue(), err
 }

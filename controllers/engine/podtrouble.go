@@ -46,6 +46,15 @@ func shortened(text string) string {
 	return text
 }
 
+// missing says of a set that has made none of its pods where to look: sets tell
+// it in events only, such as of a quota or of what a namespace forbids.
+func missing(set string, seen ComponentSeen) string {
+	if seen.Desired == 0 || seen.Current > 0 {
+		return ""
+	}
+	return fmt.Sprintf("no pod of StatefulSet %s was made yet; if that lasts, kubectl describe statefulset %s tells why, such as a quota", set, set)
+}
+
 // troubledPod names the first pod of a runtime's masters and workers that is in
 // trouble, and why; "" when none is.
 func troubledPod(ctx context.Context, c client.Reader, key types.NamespacedName) (string, error) {

@@ -90,6 +90,12 @@ func (k *kubelet) stop() {
 func (k *kubelet) tend(ctx context.Context, pod *corev1.Pod) error {
 	pods := k.kube.CoreV1().Pods(pod.Namespace)
 	switch {
+	case pod.DeletionTimestamp != nil && pod.Status.Phase == corev1.PodRunning:
+		// A pod has ended before it goes: the Jobs' controller waits for that.
+		pod = pod.DeepCopy()
+		pod.Status.Phase = corev1.PodFailed
+		_, err := pods.UpdateStatus(ctx, pod, metav1.UpdateOptions{})
+		return err
 	case pod.DeletionTimestamp != nil:
 		var now int64
 		return pods.Delete(ctx, pod.Name, metav1.DeleteOptions{GracePeriodSeconds: &now, Preconditions: &metav1.Preconditions{UID: &pod.UID}})
