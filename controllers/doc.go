@@ -1,0 +1,3 @@
+// Package controllers holds the controllers, one package each; its own tests run
+// them together.
+package controllers

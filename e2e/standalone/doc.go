@@ -1,0 +1,2 @@
+// Package standalone is tests of the cache without Kubernetes.
+package standalone

@@ -1,0 +1,2 @@
+// Package suite is tests on a local cluster.
+package suite
