@@ -27,6 +27,12 @@ const (
 	// not ours is its class's fileSystemType. The FUSE is then mounted where
 	// EnvRuntimeMountPath of the template says, also in a sidecar.
 	AnnotationFileSystem = "cache.millrace.io/file-system"
+
+	// AnnotationEngine on an AlluxioRuntime chooses its engine when it is made:
+	// EngineAlluxio is the CacheRuntimeClass of a real Alluxio; without it, or with
+	// NativeClass, Millrace's own engine serves the runtime.
+	AnnotationEngine = "cache.millrace.io/engine"
+	EngineAlluxio    = "alluxio"
 )
 
 // PathEngine begins the paths of a bridge: <PathEngine><start>/v1/summary, where

@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -12,7 +13,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/millrace/millrace/apis/contract"
 	"github.com/millrace/millrace/runtime/alluxio"
+	"github.com/millrace/millrace/runtime/component"
 )
 
 // version is set by the build.
@@ -28,8 +31,13 @@ func main() {
 		verb("report-summary", "print the numbers of the cache", printed((*alluxio.Site).ReportSummary)),
 		verb("load", "load what the environment of a DataLoad asks for", (*alluxio.Site).Load),
 	)
-	if err := root.ExecuteContext(ctx); err != nil {
-		os.Exit(1)
+	err := root.ExecuteContext(ctx)
+	var hopeless component.Hopeless
+	switch {
+	case errors.As(err, &hopeless):
+		os.Exit(contract.LoadExitHopeless)
+	case err != nil:
+		os.Exit(contract.LoadExitRetry)
 	}
 }
 

@@ -35,14 +35,29 @@ func set(names ...string) map[string]bool {
 // notServed names the fields of Alluxio that are set and that the native engine
 // has no use for.
 func notServed(spec *datav1alpha1.AlluxioRuntimeSpec) []string {
+	out := append(unservedFields(spec, served, whole), limits(spec)...)
+	_, _, rest := translate(spec.Properties)
+	for _, name := range rest {
+		out = append(out, "spec.properties["+name+"]")
+	}
+	return out
+}
+
+// unservedFields are those that are set and not served, each once.
+func unservedFields(spec *datav1alpha1.AlluxioRuntimeSpec, served, whole map[string]bool) []string {
 	seen := map[string]bool{}
 	var out []string
-	unserved(reflect.ValueOf(*spec), "", func(path string) {
+	unserved(reflect.ValueOf(*spec), "", served, whole, func(path string) {
 		if !seen[path] {
 			seen[path] = true
 			out = append(out, "spec."+path)
 		}
 	})
+	return out
+}
+
+// limits names values of fields that are served with others.
+func limits(spec *datav1alpha1.AlluxioRuntimeSpec) (out []string) {
 	if spec.Master.Replicas > 1 {
 		out = append(out, "spec.master.replicas (one master is run)")
 	}
@@ -56,18 +71,14 @@ func notServed(spec *datav1alpha1.AlluxioRuntimeSpec) []string {
 			out = append(out, "spec.tieredstore.levels.volumeType "+string(level.VolumeType))
 		}
 	}
-	_, _, rest := translate(spec.Properties)
-	for _, name := range rest {
-		out = append(out, "spec.properties["+name+"]")
-	}
 	return out
 }
 
 // unserved tells of every field below v that is set and does nothing.
-func unserved(v reflect.Value, path string, tell func(path string)) {
+func unserved(v reflect.Value, path string, served, whole map[string]bool, tell func(path string)) {
 	if v.Kind() == reflect.Slice && isOurs(v.Type().Elem()) {
 		for i := range v.Len() {
-			unserved(v.Index(i), path, tell)
+			unserved(v.Index(i), path, served, whole, tell)
 		}
 		return
 	}
@@ -84,7 +95,7 @@ func unserved(v reflect.Value, path string, tell func(path string)) {
 		if name != "" {
 			below = strings.TrimPrefix(path+"."+name, ".")
 		}
-		unserved(v.Field(i), below, tell)
+		unserved(v.Field(i), below, served, whole, tell)
 	}
 }
 

@@ -1,6 +1,6 @@
-// Package alluxioruntime serves AlluxioRuntimes by the native engine: a thin
-// adapter onto engine.Description. What has no meaning here is named in a
-// condition.
+// Package alluxioruntime serves AlluxioRuntimes: by the native engine, or by a
+// real Alluxio where an annotation asks for it. It is a thin adapter onto
+// engine.Description. What has no meaning is named in a condition.
 package alluxioruntime
 
 import (
@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
 
 	"github.com/millrace/millrace/apis/contract"
 	datav1alpha1 "github.com/millrace/millrace/apis/data/v1alpha1"
@@ -28,8 +29,13 @@ func SetupWithManager(mgr ctrl.Manager, observer *engine.Observer, metrics *engi
 	if installed, err := engine.Installed(mgr, &datav1alpha1.AlluxioRuntime{}); err != nil || !installed {
 		return err
 	}
-	r := engine.NewReconciler(mgr, &kind{options: options}, observer, metrics, options.Options)
-	if err := r.Builder(mgr).Named("alluxioruntime").Complete(r); err != nil {
+	k := &kind{classes: mgr.GetClient(), options: options}
+	r := engine.NewReconciler(mgr, k, observer, metrics, options.Options)
+	err := r.Builder(mgr).
+		Named("alluxioruntime").
+		Watches(&datav1alpha1.CacheRuntimeClass{}, handler.EnqueueRequestsFromMapFunc(k.runtimesOfClass)).
+		Complete(r)
+	if err != nil {
 		return fmt.Errorf("set up alluxioruntime controller: %w", err)
 	}
 	return nil
@@ -37,17 +43,30 @@ func SetupWithManager(mgr ctrl.Manager, observer *engine.Observer, metrics *engi
 
 var _ engine.Kind = (*kind)(nil)
 
-type kind struct{ options Options }
+type kind struct {
+	classes client.Reader
+	options Options
+}
 
 func (k *kind) Type() contract.RuntimeType { return contract.RuntimeAlluxio }
 
 // Describe turns the runtime into the engine's words.
-func (k *kind) Describe(_ context.Context, runtime client.Object) (*engine.Description, error) {
-	return describe(runtime.(*datav1alpha1.AlluxioRuntime), k.options)
+func (k *kind) Describe(ctx context.Context, runtime client.Object) (*engine.Description, error) {
+	rt := runtime.(*datav1alpha1.AlluxioRuntime)
+	if problem := notAnEngine(rt); problem != nil {
+		return nil, problem
+	}
+	if wantsReal(rt) {
+		return k.describeReal(ctx, rt)
+	}
+	return describe(rt, k.options)
 }
 
-// NotServed names the fields that the native engine has no use for.
+// NotServed names the fields that the engine has no use for.
 func (k *kind) NotServed(runtime client.Object) []string {
+	if rt := runtime.(*datav1alpha1.AlluxioRuntime); wantsReal(rt) {
+		return notServedByReal(&rt.Spec)
+	}
 	return notServed(&runtime.(*datav1alpha1.AlluxioRuntime).Spec)
 }
 

@@ -68,7 +68,7 @@ func startCluster(ctx context.Context, _ *envconf.Config) (context.Context, erro
 }
 
 func installMillrace(ctx context.Context, _ *envconf.Config) (context.Context, error) {
-	return ctx, world.Install(ctx, filepath.Join(repository(), "charts", "millrace"), scene.LocalImages()...)
+	return ctx, world.Install(ctx, filepath.Join(repository(), "charts", "millrace"), append(scene.LocalImages(), "classes.alluxio.enabled=true")...)
 }
 
 func furnishStorage(ctx context.Context, _ *envconf.Config) (context.Context, error) {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/apis/contract"
+	"github.com/millrace/millrace/runtime/component"
 )
 
 const (
@@ -24,7 +25,8 @@ const (
 )
 
 // Load loads the paths that the environment of a DataLoad names, and fails
-// where less than that is cached in the end.
+// where less than that is cached in the end: with component.Hopeless where the
+// same load would fail again.
 func (s *Site) Load(ctx context.Context) (err error) {
 	defer func() {
 		if err != nil { // for people, who may not see the log
@@ -91,7 +93,7 @@ func (s *Site) load(ctx context.Context, conf string, t target) error {
 	case err != nil:
 		return fmt.Errorf("look at what is cached of %s: %w", t.path, err)
 	case cached < size:
-		return fmt.Errorf("%d of %d bytes of %s are cached: the cache has no room for more, or they have changed meanwhile", cached, size, t.path)
+		return component.Hopeless{Err: fmt.Errorf("%d of %d bytes of %s are cached: the cache has no room for more, or they have changed meanwhile", cached, size, t.path)}
 	}
 	fmt.Printf("%s is cached: %d bytes\n", t.path, cached)
 	return nil
@@ -127,7 +129,9 @@ func (s *Site) followLoad(ctx context.Context, conf, at string) error {
 			switch {
 			case p.State == "SUCCEEDED" && p.FailedFiles == 0:
 				return nil
-			case p.State == "SUCCEEDED", p.State == "FAILED", p.State == "STOPPED":
+			case p.State == "STOPPED" || strings.HasSuffix(p.Failure.Message, "does not exist."):
+				return component.Hopeless{Err: fmt.Errorf("load %s: %s: %s", at, p.State, cmp.Or(p.Failure.Message, "somebody stopped it"))}
+			case p.State == "SUCCEEDED", p.State == "FAILED":
 				return fmt.Errorf("load %s: %s, %d files failed: %s", at, p.State, p.FailedFiles, cmp.Or(p.Failure.Message, "see the log of Alluxio's master"))
 			}
 		}

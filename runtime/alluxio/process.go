@@ -48,6 +48,11 @@ func (s *Site) Processes(ctx context.Context) error {
 	}
 	defer func() { _ = os.RemoveAll(conf) }()
 	java := s.java(OptionJava, defaultHeap)
+	for _, dir := range []string{"root", "journal"} {
+		if err := os.MkdirAll(filepath.Join(s.State, dir), 0o755); err != nil {
+			return fmt.Errorf("make directory of the state: %w", err)
+		}
+	}
 	switch s.Component {
 	case contract.ComponentMaster:
 		if err := s.formatJournal(ctx, conf); err != nil {
@@ -63,11 +68,8 @@ func (s *Site) Processes(ctx context.Context) error {
 	}
 }
 
-// ready makes the directories and the configuration of this process.
+// ready makes the configuration of this process.
 func (s *Site) ready() (conf string, err error) {
-	if err := errors.Join(os.MkdirAll(filepath.Join(s.State, "root"), 0o755), os.MkdirAll(filepath.Join(s.State, "journal"), 0o700)); err != nil {
-		return "", fmt.Errorf("make directories of the state: %w", err)
-	}
 	conf, err = os.MkdirTemp("", "conf-")
 	if err != nil {
 		return "", fmt.Errorf("make configuration: %w", err)
