@@ -82,8 +82,30 @@ func TestAMountAtTheRootIsThatOfAlluxio(t *testing.T) {
 		t.Fatal(err)
 	}
 	const root = "alluxio.master.mount.table.root."
-	if got[root+"ufs"] != "s3://bucket/part/" || got[root+"readonly"] != "true" || got[root+"option.s3a.secretKey"] != secret {
+	if got[root+"ufs"] != "s3://bucket/part/" || got[root+"readonly"] != "false" || got[root+"option.s3a.secretKey"] != secret {
 		t.Errorf("the root is %s of %v", got[root+"ufs"], got)
+	}
+}
+
+func TestAServerOfS3HasARegion(t *testing.T) {
+	for sentence, tc := range map[string]struct {
+		options        map[string]string
+		server, bucket string
+	}{
+		"without one it is the default": {map[string]string{}, "us-east-1", "us-east-1"},
+		"one stands for both":           {map[string]string{"region": "eu"}, "eu", "eu"},
+		"each may have its own":         {map[string]string{regionOfS3: "eu", endpointRegionOfS3: "us"}, "us", "eu"},
+	} {
+		t.Run(sentence, func(t *testing.T) {
+			tc.options["endpoint"] = "http://s3.storage.svc:9000"
+			m, err := mountOf(&contract.MountConfig{MountPoint: "s3://b", Name: "b", Options: tc.options})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if m.Options[endpointRegionOfS3] != tc.server || m.Options[regionOfS3] != tc.bucket || m.Options[endpointOfS3] == "" {
+				t.Errorf("options %v", m.Options)
+			}
+		})
 	}
 }
 

@@ -6,6 +6,7 @@
 package alluxio
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -178,7 +179,8 @@ func (s *Site) rootMount(p map[string]string) error {
 			continue
 		}
 		p["alluxio.master.mount.table.root.ufs"] = m.Source
-		p["alluxio.master.mount.table.root.readonly"] = strconv.FormatBool(m.ReadOnly)
+		// Alluxio mounts nothing below what is read-only; no client writes anyway.
+		p["alluxio.master.mount.table.root.readonly"] = strconv.FormatBool(len(s.Config.Mounts) == 1)
 		for name, value := range m.Options {
 			p["alluxio.master.mount.table.root.option."+name] = value
 		}
@@ -237,9 +239,18 @@ type Mount struct {
 // errScheme: the image has no under-store for a source.
 var errScheme = errors.New("this Alluxio reads pvc://, local:// and s3:// sources only")
 
+// Alluxio signs with the region of the endpoint, which it would otherwise guess
+// from the server's name, and asks in that of the bucket.
+const (
+	endpointOfS3       = "alluxio.underfs.s3.endpoint"
+	endpointRegionOfS3 = "alluxio.underfs.s3.endpoint.region"
+	regionOfS3         = "alluxio.underfs.s3.region"
+	defaultRegion      = "us-east-1" // as for the native engine
+)
+
 // ofS3 are names that options of S3 have elsewhere, in Alluxio's words.
 var ofS3 = map[string]string{
-	"endpoint": "alluxio.underfs.s3.endpoint", "region": "alluxio.underfs.s3.region", "alluxio.underfs.s3.endpoint.region": "alluxio.underfs.s3.region",
+	"endpoint": endpointOfS3, "region": regionOfS3,
 	"path-style": "alluxio.underfs.s3.disable.dns.buckets",
 	"access-key": "s3a.accessKeyId", "aws.accessKeyId": "s3a.accessKeyId", "AWS_ACCESS_KEY_ID": "s3a.accessKeyId",
 	"secret-key": "s3a.secretKey", "aws.secretKey": "s3a.secretKey", "AWS_SECRET_ACCESS_KEY": "s3a.secretKey",
@@ -263,6 +274,11 @@ func mountOf(m *contract.MountConfig) (*Mount, error) {
 			return nil, fmt.Errorf("mount %s: read option %s: %w", out.Path, name, err)
 		}
 		out.set(name, strings.TrimRight(string(value), "\r\n"))
+	}
+	if out.Options[endpointOfS3] != "" {
+		region := cmp.Or(out.Options[endpointRegionOfS3], out.Options[regionOfS3], defaultRegion)
+		out.Options[endpointRegionOfS3] = cmp.Or(out.Options[endpointRegionOfS3], region)
+		out.Options[regionOfS3] = cmp.Or(out.Options[regionOfS3], region)
 	}
 	return out, nil
 }
