@@ -29,6 +29,7 @@ const (
 	propertyMount     = "alluxio.fuse.mount.options"
 	argumentMount     = "--fuse-opts="
 	mountOptions      = "ro,allow_other"
+	hintCredentials   = " (give credentials as encryptOptions of the Dataset's mounts)"
 	hintLoadsReplicas = " (name replicas in the target of a DataLoad)"
 	hintImage         = " (the image is that of CacheRuntimeClass " + contract.EngineAlluxio + ")"
 )
@@ -82,7 +83,7 @@ func asCacheRuntime(rt *datav1alpha1.AlluxioRuntime) *datav1alpha1.CacheRuntime 
 	spec := &rt.Spec
 	out := &datav1alpha1.CacheRuntime{ObjectMeta: metav1.ObjectMeta{Namespace: rt.Namespace, Name: rt.Name}}
 	out.Spec = datav1alpha1.CacheRuntimeSpec{
-		RuntimeClassName: contract.EngineAlluxio, Options: spec.Properties, PodMetadata: spec.PodMetadata, Volumes: spec.Volumes,
+		RuntimeClassName: contract.EngineAlluxio, Options: withoutCredentials(spec.Properties), PodMetadata: spec.PodMetadata, Volumes: spec.Volumes,
 		ImagePullSecrets: slices.Concat(spec.ImagePullSecrets, spec.Master.ImagePullSecrets, spec.Worker.ImagePullSecrets, spec.Fuse.ImagePullSecrets),
 	}
 	out.Spec.Master.RuntimeComponentSpec, out.Spec.Master.Replicas = asComponent(&spec.Master), 1
@@ -94,14 +95,14 @@ func asCacheRuntime(rt *datav1alpha1.AlluxioRuntime) *datav1alpha1.CacheRuntime 
 	})
 	out.Spec.Client.CleanPolicy = fuse.CleanPolicy
 	if options := mountArguments(fuse.Args); options != "" {
-		out.Spec.Client.Options = over(map[string]string{propertyMount: options}, fuse.Properties)
+		out.Spec.Client.Options = over(map[string]string{propertyMount: options}, out.Spec.Client.Options)
 	}
 	return out
 }
 
 func asComponent(c *datav1alpha1.AlluxioCompTemplateSpec) datav1alpha1.RuntimeComponentSpec {
 	out := datav1alpha1.RuntimeComponentSpec{
-		Options: c.Properties, PodMetadata: c.PodMetadata, Resources: c.Resources, VolumeMounts: c.VolumeMounts,
+		Options: withoutCredentials(c.Properties), PodMetadata: c.PodMetadata, Resources: c.Resources, VolumeMounts: c.VolumeMounts,
 		NodeSelector: c.NodeSelector, Tolerations: c.Tolerations,
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Env)) {
@@ -127,6 +128,21 @@ func mountArguments(args []string) string {
 		return out
 	}
 	return ""
+}
+
+// credentialWords are what the names of properties have that hold credentials.
+var credentialWords = []string{"secret", "accesskey", "access.key", "account.key", "password", "token", "credential"}
+
+func holdsCredential(property string) bool {
+	property = strings.ToLower(property)
+	return slices.ContainsFunc(credentialWords, func(word string) bool { return strings.Contains(property, word) })
+}
+
+// withoutCredentials leaves out what would come to lie in a ConfigMap.
+func withoutCredentials(properties map[string]string) map[string]string {
+	out := maps.Clone(properties)
+	maps.DeleteFunc(out, func(name, _ string) bool { return holdsCredential(name) })
+	return out
 }
 
 // servedByReal are the fields that do something in a real Alluxio.
@@ -162,6 +178,16 @@ func notServedByReal(spec *datav1alpha1.AlluxioRuntimeSpec) []string {
 	for _, arg := range spec.Fuse.Args {
 		if arg != "fuse" && !strings.HasPrefix(arg, argumentMount) {
 			out = append(out, "spec.fuse.args "+arg)
+		}
+	}
+	for field, properties := range map[string]map[string]string{
+		"spec.properties": spec.Properties, "spec.master.properties": spec.Master.Properties,
+		"spec.worker.properties": spec.Worker.Properties, "spec.fuse.properties": spec.Fuse.Properties,
+	} {
+		for name := range properties {
+			if holdsCredential(name) {
+				out = append(out, field+"["+name+"]"+hintCredentials)
+			}
 		}
 	}
 	return append(out, limits(spec)...)

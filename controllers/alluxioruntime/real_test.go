@@ -41,7 +41,7 @@ spec:
   alluxioVersion: {image: other/alluxio, imageTag: "2.8"}
   data: {replicas: 2}
   jvmOptions: [-XX:+UseG1GC]
-  properties: {alluxio.user.block.size.bytes.default: 64MB}
+  properties: {alluxio.user.block.size.bytes.default: 64MB, aws.secretKey: hush}
   master: {jvmOptions: [-Xmx2g], properties: {alluxio.master.x: "1"}, nodeSelector: {role: master}}
   jobWorker: {jvmOptions: [-Xmx1g], resources: {limits: {cpu: "1"}}}
   worker: {env: {B: "2", A: "1"}}
@@ -111,6 +111,7 @@ func TestTheAnnotationChoosesARealAlluxio(t *testing.T) {
 	slices.Sort(fields)
 	if diff := cmp.Diff([]string{
 		"spec.alluxioVersion" + hintImage, "spec.data.replicas" + hintLoadsReplicas, "spec.fuse.args --debug", "spec.jobWorker.resources",
+		"spec.properties[aws.secretKey]" + hintCredentials,
 	}, fields); diff != "" {
 		t.Errorf("fields without meaning (-want +got):\n%s", diff)
 	}
