@@ -3,7 +3,6 @@ package component
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -159,8 +158,6 @@ func (f *follower) choose(ctx context.Context, wanted []namespace.Mount) (mounts
 	return mounts, refused
 }
 
-var errEnough = errors.New("enough")
-
 // probe tells whether a source can be read.
 func probe(ctx context.Context, m namespace.Mount) error {
 	ctx, cancel := context.WithTimeout(ctx, probeTime)
@@ -170,16 +167,6 @@ func probe(ctx context.Context, m namespace.Mount) error {
 		return err
 	}
 	defer func() { _ = store.Close() }()
-	top, err := store.Stat(ctx, "")
-	if err != nil {
-		return err
-	}
-	if !top.Dir {
-		return fmt.Errorf("%s is not a directory: %w", m.URI, source.ErrInvalid)
-	}
-	err = store.List(ctx, "", func(source.Object) error { return errEnough })
-	if err != nil && !errors.Is(err, errEnough) {
-		return err
-	}
-	return nil
+	_, err = source.Answers(ctx, store, m.URI)
+	return err
 }

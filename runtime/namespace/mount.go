@@ -173,20 +173,10 @@ func (m *mount) visit(ctx context.Context, walk bool) error {
 	return nil
 }
 
-// errEnough ends a listing that is only made to see whether the source answers.
-var errEnough = errors.New("enough")
-
 // answers asks the source for its root, and takes in the attributes of that.
 func (m *mount) answers(ctx context.Context, store source.Store) error {
-	top, err := store.Stat(ctx, "")
+	top, err := source.Answers(ctx, store, m.URI)
 	if err != nil {
-		return err
-	}
-	if !top.Dir {
-		return fmt.Errorf("%s is not a directory: %w", m.URI, source.ErrInvalid)
-	}
-	err = store.List(ctx, "", func(source.Object) error { return errEnough })
-	if err != nil && !errors.Is(err, errEnough) {
 		return err
 	}
 	t := m.tree

@@ -63,13 +63,14 @@ func BenchmarkCopy(b *testing.B) {
 	}
 }
 
-func BenchmarkMissByTheLocalWorker(b *testing.B) {
+// benchMiss reads a file that no cache has, by a reader on a node.
+func benchMiss(b *testing.B, node string) {
 	b.SetBytes(benchBytes)
 	for b.Loop() {
 		b.StopTimer()
 		s := benchScene(b)
 		stop := s.worker("a", 1<<30)
-		r := s.reader("a", nil)
+		r := s.reader(node, nil)
 		b.StartTimer()
 		f := s.open(r, "f")
 		drain(b, f)
@@ -82,24 +83,9 @@ func BenchmarkMissByTheLocalWorker(b *testing.B) {
 	}
 }
 
-func BenchmarkMissByARemoteOwner(b *testing.B) {
-	b.SetBytes(benchBytes)
-	for b.Loop() {
-		b.StopTimer()
-		s := benchScene(b)
-		stop := s.worker("a", 1<<30)
-		r := s.reader("", nil)
-		b.StartTimer()
-		f := s.open(r, "f")
-		drain(b, f)
-		f.Close()
-		b.StopTimer()
-		r.Close()
-		stop()
-		os.RemoveAll(s.dir)
-		b.StartTimer()
-	}
-}
+func BenchmarkMissByTheLocalWorker(b *testing.B) { benchMiss(b, "a") }
+
+func BenchmarkMissByARemoteOwner(b *testing.B) { benchMiss(b, "") }
 
 func BenchmarkLocalHit(b *testing.B) {
 	s := benchScene(b)

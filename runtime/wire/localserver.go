@@ -81,19 +81,9 @@ func (s *LocalServer) Serve(ctx context.Context, l *net.UnixListener) error {
 	defer stop()
 	defer s.wg.Wait()
 	for {
-		c, err := l.AcceptUnix()
-		switch {
-		case ctx.Err() != nil:
-			if err == nil {
-				c.Close()
-			}
-			return nil
-		case err != nil && acceptAgain(err):
-			s.log.Warn("accept on the local socket", "err", err)
-			time.Sleep(10 * time.Millisecond)
-			continue
-		case err != nil:
-			return fmt.Errorf("accept on %s: %w", l.Addr(), err)
+		c, err := accept(ctx, s.log, l, l.AcceptUnix)
+		if c == nil {
+			return err
 		}
 		select {
 		case s.slots <- struct{}{}:

@@ -134,19 +134,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	defer stop()
 	defer s.wg.Wait()
 	for {
-		c, err := l.Accept()
-		switch {
-		case ctx.Err() != nil:
-			if err == nil {
-				c.Close()
-			}
-			return nil
-		case err != nil && acceptAgain(err):
-			s.log.Warn("accept on the data plane", "err", err)
-			time.Sleep(10 * time.Millisecond)
-			continue
-		case err != nil:
-			return fmt.Errorf("accept on %s: %w", l.Addr(), err)
+		c, err := accept(ctx, s.log, l, l.Accept)
+		if c == nil {
+			return err
 		}
 		conn := s.admit(c)
 		if conn == nil {
@@ -160,6 +150,26 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 			defer s.dismiss(conn)
 			s.serve(ctx, conn)
 		})
+	}
+}
+
+// accept takes the next connection of l; none, and no error, when ctx has ended.
+func accept[C net.Conn](ctx context.Context, log *slog.Logger, l net.Listener, next func() (C, error)) (none C, _ error) {
+	for {
+		c, err := next()
+		switch {
+		case ctx.Err() != nil:
+			if err == nil {
+				c.Close()
+			}
+			return none, nil
+		case err == nil:
+			return c, nil
+		case !acceptAgain(err):
+			return none, fmt.Errorf("accept on %s: %w", l.Addr(), err)
+		}
+		log.Warn("accept a connection", "address", l.Addr(), "err", err)
+		time.Sleep(10 * time.Millisecond)
 	}
 }
 
