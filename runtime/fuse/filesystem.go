@@ -7,7 +7,6 @@ import (
 	"context"
 	"iter"
 	"os"
-	"slices"
 	"time"
 )
 
@@ -61,17 +60,6 @@ type Listing interface {
 	// From gives the entries from number i on.
 	From(i int) iter.Seq[Node]
 }
-
-// Nodes is the plain Listing.
-type Nodes []Node
-
-var _ Listing = Nodes(nil)
-
-// Len implements Listing.
-func (n Nodes) Len() int { return len(n) }
-
-// From implements Listing.
-func (n Nodes) From(i int) iter.Seq[Node] { return slices.Values(n[min(i, len(n)):]) }
 
 // Invalidation tells the kernel to forget. Name is set when an entry of the
 // directory Ino came, went or changed; else Ino itself changed. The zero value

@@ -620,6 +620,7 @@ func TestWhatADirectoryHasIsNotSentTwice(t *testing.T) {
 		}
 		entries = map[string]uint64{}
 		var of *wirepb.Directory
+		var sheets []*namespace.Sheet
 		for i, part := range s.readDir(r) {
 			if i == 0 {
 				record, of = part.GetRecord(), part.GetDirectory()
@@ -631,14 +632,19 @@ func TestWhatADirectoryHasIsNotSentTwice(t *testing.T) {
 					known[string(p.GetId())] = data
 					fetched++
 				}
-				items, err := namespace.DecodePage(data, namespace.Listing{Ino: dir.GetIno(), Mount: of.GetMount(), Path: of.GetPath()}, of.GetHash(), of.GetInodes())
+				sheet, err := namespace.NewSheet(namespace.RecordOf(p.GetId()), data)
 				if err != nil {
 					t.Fatal(err)
 				}
-				for e := range items {
-					entries[e.Name] = e.Ino
-				}
+				sheets = append(sheets, sheet)
 			}
+		}
+		c, err := namespace.NewCopy(namespace.Listing{Ino: dir.GetIno(), Mount: of.GetMount(), Path: of.GetPath()}, of.GetHash(), of.GetInodes(), of.GetMounts(), sheets)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for e := range c.From(0) {
+			entries[e.Name] = e.Ino
 		}
 		return record, entries, fetched
 	}

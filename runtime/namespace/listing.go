@@ -1,7 +1,6 @@
 package namespace
 
 import (
-	"fmt"
 	"iter"
 	"strings"
 )
@@ -63,7 +62,7 @@ func (l *Listing) Len() (n int) {
 	return n
 }
 
-// Pages gives the pages in order, and the inode numbers that DecodePage cannot
+// Pages gives the pages in order, and the inode numbers that NewCopy cannot
 // make from the names. Both are not to be changed.
 func (l *Listing) Pages() (pages iter.Seq[Page], salts map[string]uint64) {
 	return func(yield func(Page) bool) {
@@ -78,7 +77,7 @@ func (l *Listing) Pages() (pages iter.Seq[Page], salts map[string]uint64) {
 // Mounts gives the mounts that appear in the directory, by the names they have in it.
 func (l *Listing) Mounts() map[string]string { return l.mounts }
 
-// Hash is what DecodePage needs to make inode numbers.
+// Hash is what NewCopy needs to make inode numbers.
 func (l *Listing) Hash() uint64 { return l.hash }
 
 // Entries gives the entries whose names come after a name.
@@ -113,16 +112,4 @@ func (l *Listing) entry(it item) Entry {
 		e.Link = strings.Clone(it.extra)
 	}
 	return e
-}
-
-// DecodePage gives the entries of a page that came from a master: of the
-// directory ino, whose Hash, mount and path within the mount are given. Bytes
-// that are no page are an error.
-func DecodePage(data string, of Listing, hash uint64, salts map[string]uint64) (iter.Seq[Entry], error) {
-	p, _, err := parsePage(nil, data, "")
-	if err != nil {
-		return nil, fmt.Errorf("read a page of %s: %w", of.Path, err)
-	}
-	l := Listing{Ino: of.Ino, Mount: of.Mount, Source: of.Source, Path: of.Path, hash: hash, hashed: hashName, pages: []*page{p}, salts: salts}
-	return l.Entries(""), nil
 }

@@ -199,14 +199,25 @@ func FuzzReadImage(f *testing.F) {
 	})
 }
 
-func FuzzDecodePage(f *testing.F) {
+func FuzzCopyOfAPage(f *testing.F) {
 	g := &gather{}
 	g.add("a", source.Object{Size: 7, ModTime: time.Unix(1, 2), ETag: `"d41d8cd98f00b204e9800998ecf8427e"`})
 	g.add("b", source.Object{Dir: true, Mode: 0o700})
 	g.add("c", source.Object{Link: "a"})
 	f.Add(string(g.buf))
 	f.Fuzz(func(t *testing.T, data string) {
-		entries, err := DecodePage(data, Listing{Path: "x"}, 5, nil)
+		p, _, err := parsePage(nil, data, "")
+		if err != nil {
+			if !errors.Is(err, ErrCorrupt) {
+				t.Fatal(err)
+			}
+			return
+		}
+		s, err := NewSheet(p.id, data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := NewCopy(Listing{Path: "x"}, 5, nil, nil, []*Sheet{s})
 		if err != nil {
 			if !errors.Is(err, ErrCorrupt) {
 				t.Fatal(err)
@@ -214,7 +225,7 @@ func FuzzDecodePage(f *testing.F) {
 			return
 		}
 		last := ""
-		for e := range entries {
+		for e := range c.From(0) {
 			if e.Name <= last || e.Path != "x/"+e.Name || e.Size < 0 {
 				t.Fatalf("%+v after %q", e, last)
 			}

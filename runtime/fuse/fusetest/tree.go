@@ -6,6 +6,7 @@ import (
 	"hash/fnv"
 	"io"
 	"io/fs"
+	"iter"
 	"os"
 	"path"
 	"path/filepath"
@@ -223,6 +224,17 @@ func (t *Tree) Node(_ context.Context, ino uint64) (fuse.Node, error) {
 	return fuse.Node{}, fs.ErrNotExist
 }
 
+// nodes is the plain Listing.
+type nodes []fuse.Node
+
+var _ fuse.Listing = nodes(nil)
+
+// Len is of fuse.Listing.
+func (n nodes) Len() int { return len(n) }
+
+// From is of fuse.Listing.
+func (n nodes) From(i int) iter.Seq[fuse.Node] { return slices.Values(n[min(i, len(n)):]) }
+
 // ReadDir is of fuse.FileSystem.
 func (t *Tree) ReadDir(_ context.Context, ino uint64) (fuse.Listing, error) {
 	t.mu.Lock()
@@ -231,7 +243,7 @@ func (t *Tree) ReadDir(_ context.Context, ino uint64) (fuse.Listing, error) {
 	if dir == nil {
 		return nil, fs.ErrNotExist
 	}
-	entries := make(fuse.Nodes, 0, len(dir.children))
+	entries := make(nodes, 0, len(dir.children))
 	for _, n := range dir.children {
 		entries = append(entries, n.Node)
 	}

@@ -338,7 +338,7 @@ type Entries struct {
 	// not_modified: the caller's record is the current one; nothing follows.
 	NotModified bool    `protobuf:"varint,3,opt,name=not_modified,json=notModified,proto3" json:"not_modified,omitempty"`
 	Pages       []*Page `protobuf:"bytes,4,rep,name=pages,proto3" json:"pages,omitempty"`
-	// For pages, in the first message only: what namespace.DecodePage needs.
+	// For pages, in the first message only: what namespace.NewCopy needs.
 	Directory     *Directory `protobuf:"bytes,5,opt,name=directory,proto3" json:"directory,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
