@@ -126,7 +126,7 @@ func newManager(ctx context.Context, config *rest.Config, mastersURL string) (ct
 	if err != nil {
 		return nil, err
 	}
-	options := engine.Options{MountRoot: contract.DefaultMountRoot, Egress: []string{"127.0.0.0/8"}, MasterAddress: func(pod *corev1.Pod) string {
+	options := engine.Options{MountRoot: contract.DefaultMountRoot, Egress: []string{"127.0.0.0/8"}, UnusedTime: 2 * time.Second, MasterAddress: func(pod *corev1.Pod) string {
 		return mastersURL + "/" + pod.Namespace + "/" + pod.Labels[contract.LabelCacheRuntime]
 	}}
 	return mgr, errors.Join(

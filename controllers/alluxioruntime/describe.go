@@ -34,6 +34,7 @@ func describe(rt *datav1alpha1.AlluxioRuntime, o Options) (*engine.Description, 
 			VolumeMounts: spec.Fuse.VolumeMounts, PodMetadata: spec.Fuse.PodMetadata,
 		}, o),
 	}
+	d.CleanPolicy = spec.Fuse.CleanPolicy
 	d.Master.Replicas = 1
 	d.Worker.Replicas = spec.Replicas
 	d.Worker.Tiers = levels

@@ -117,7 +117,7 @@ func TestRuntimeIsTurnedIntoTheEnginesWords(t *testing.T) {
 	}
 	want := map[string]bool{
 		"spec.alluxioVersion": true, "spec.jobMaster": true, "spec.properties[alluxio.a]": true, "spec.data.pin": true,
-		"spec.master.jvmOptions": true, "spec.fuse.args": true, "spec.fuse.cleanPolicy OnDemand": true,
+		"spec.master.jvmOptions": true, "spec.fuse.args": true,
 	}
 	got := map[string]bool{}
 	for _, field := range notServed(&rt.Spec) {

@@ -61,9 +61,6 @@ func limits(spec *datav1alpha1.AlluxioRuntimeSpec) (out []string) {
 	if spec.Master.Replicas > 1 {
 		out = append(out, "spec.master.replicas (one master is run)")
 	}
-	if spec.Fuse.CleanPolicy == datav1alpha1.OnDemandCleanPolicy {
-		out = append(out, "spec.fuse.cleanPolicy OnDemand")
-	}
 	for _, level := range spec.TieredStore.Levels {
 		switch level.VolumeType {
 		case datav1alpha1.VolumeTypeDefault, datav1alpha1.VolumeTypeHostPath, datav1alpha1.VolumeTypeEmptyDir:

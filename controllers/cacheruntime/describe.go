@@ -25,7 +25,7 @@ func describe(rt *datav1alpha1.CacheRuntime, class *datav1alpha1.CacheRuntimeCla
 	if topology == nil {
 		topology = &datav1alpha1.RuntimeTopology{}
 	}
-	d := &engine.Description{Volumes: rt.Spec.Volumes, ImagePullSecrets: rt.Spec.ImagePullSecrets}
+	d := &engine.Description{Volumes: rt.Spec.Volumes, ImagePullSecrets: rt.Spec.ImagePullSecrets, CleanPolicy: rt.Spec.Client.CleanPolicy}
 	d.Master = component(rt, topology.Master, &rt.Spec.Master.RuntimeComponentSpec, options)
 	d.Worker = component(rt, topology.Worker, &rt.Spec.Worker.RuntimeComponentSpec, options)
 	d.Client = component(rt, topology.Client, &rt.Spec.Client.RuntimeComponentSpec, options)
@@ -140,7 +140,6 @@ func notServed(spec *datav1alpha1.CacheRuntimeSpec) []string {
 	name("client.disabled", spec.Client.Disabled)
 	name("client.replicas", spec.Client.Replicas > 0)
 	name("client.tieredStore", len(spec.Client.TieredStore.Levels) > 0)
-	name("client.cleanPolicy OnDemand", spec.Client.CleanPolicy == datav1alpha1.OnDemandCleanPolicy)
 	return out
 }
 

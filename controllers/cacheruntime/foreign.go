@@ -22,7 +22,7 @@ func describeForeign(rt *datav1alpha1.CacheRuntime, class *datav1alpha1.CacheRun
 	if topology == nil {
 		topology = &datav1alpha1.RuntimeTopology{}
 	}
-	d := &engine.Description{Volumes: rt.Spec.Volumes, ImagePullSecrets: rt.Spec.ImagePullSecrets}
+	d := &engine.Description{Volumes: rt.Spec.Volumes, ImagePullSecrets: rt.Spec.ImagePullSecrets, CleanPolicy: rt.Spec.Client.CleanPolicy}
 	d.Foreign = &engine.Foreign{FileSystem: class.FileSystemType, Helper: options.NativeImage, HelperPull: options.PullPolicy}
 	for _, extra := range class.ExtraResources.ConfigMaps {
 		d.Foreign.ConfigMaps = append(d.Foreign.ConfigMaps, engine.ExtraConfigMap{Name: extra.Name, Data: extra.Data})
@@ -120,7 +120,6 @@ func foreignSpecNotServed(rt *datav1alpha1.CacheRuntime, topology *datav1alpha1.
 	spec := &rt.Spec
 	for field, set := range map[string]bool{
 		"spec.client.replicas":                              spec.Client.Replicas > 0,
-		"spec.client.cleanPolicy OnDemand":                  spec.Client.CleanPolicy == datav1alpha1.OnDemandCleanPolicy,
 		"spec.worker.tieredStore (the class has no worker)": topology.Worker == nil && len(spec.Worker.TieredStore.Levels) > 0,
 	} {
 		if set {

@@ -6,6 +6,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/millrace/millrace/apis/contract"
+	datav1alpha1 "github.com/millrace/millrace/apis/data/v1alpha1"
 )
 
 // Description is a runtime in the engine's own words: what every kind of
@@ -43,6 +44,8 @@ type Description struct {
 	ImagePullSecrets []corev1.LocalObjectReference
 
 	Master, Worker, Client Component
+	// CleanPolicy says when FUSE pods go before the runtime does.
+	CleanPolicy datav1alpha1.FuseCleanPolicy
 	// FirstNodeLabels is AnnotationNodeLabels as the workers' template has it; ""
 	// where there is none yet. It stays, so that a quota that grows restarts
 	// nothing: pods are given another one as they are.
@@ -173,6 +176,7 @@ const (
 	ReasonInUse            = "InUse"
 	ReasonDeleting         = "Deleting"
 	ReasonRetiring         = "Retiring"
+	ReasonOldPods          = "OldPods"
 	ReasonDraining         = "Draining"
 	ReasonDrained          = "Drained"
 	ReasonDrainIncomplete  = "DrainIncomplete"

@@ -46,6 +46,9 @@ type Options struct {
 	// Egress is what the administrator allows sources to connect to beyond what
 	// everybody may; contract.ParseEgress reads it.
 	Egress []string
+	// UnusedTime is how old a FUSE pod must be before it is found unused, as the
+	// pod that it was made for may not have been heard of yet; a minute if 0.
+	UnusedTime time.Duration
 	// MasterAddress is where the HTTP interface of a master's pod is; tests
 	// put their own here.
 	MasterAddress func(pod *corev1.Pod) string
@@ -133,7 +136,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (_ ctrl.Re
 	if !runtime.GetDeletionTimestamp().IsZero() {
 		return flow.Run(ctx, s, r.refuseWhileInUse, r.retireCache, r.deleteObjects, r.clearFuseLabels, r.dropFinalizer)
 	}
-	return flow.Run(ctx, s, r.ensureFinalizer, r.describe, r.checkSources, r.scaleIn, r.applyObjects, r.tellPods, r.labelWorkers, r.replaceLostMaster, r.observe, r.report)
+	return flow.Run(ctx, s, r.ensureFinalizer, r.describe, r.checkSources, r.scaleIn, r.applyObjects, r.tellPods, r.labelWorkers, r.replaceLostMaster, r.tendFuse, r.observe, r.report)
 }
 
 func (r *Reconciler) ensureFinalizer(ctx context.Context, s *round) (flow.Outcome, error) {

@@ -2,8 +2,10 @@ package component
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -20,6 +22,11 @@ type WorkerPlace struct {
 	Advertise string
 	TLS       wire.TLSFiles
 }
+
+// attachTime is how long a worker that starts is not ready for want of a master.
+const attachTime = time.Minute
+
+var errNotAttached = errors.New("the master was not told yet what is cached here")
 
 // RunWorker keeps bytes until the context ends.
 func RunWorker(ctx context.Context, s *Settings, r *Registry, at WorkerPlace) error {
@@ -60,13 +67,22 @@ func RunWorker(ctx context.Context, s *Settings, r *Registry, at WorkerPlace) er
 	if err != nil {
 		return err
 	}
+	// The worker that is replaced next waits until this one has its place again;
+	// not for ever, as readers do without a master.
+	alone := time.Now().Add(attachTime)
+	ready := func() error {
+		if !w.Attached() && time.Now().Before(alone) {
+			return errNotAttached
+		}
+		return nil
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return w.Run(ctx) })
 	group.Go(func() error {
 		return s.follow(ctx, sourcesOnly(w.SetMounts), func(now *Settings) error { return now.toWorker(w) })
 	})
 	group.Go(func() error {
-		return ServeHTTP(ctx, at.HTTP, HealthHandler(r, func() error { return nil }))
+		return ServeHTTP(ctx, at.HTTP, HealthHandler(r, ready))
 	})
 	return group.Wait()
 }

@@ -116,6 +116,7 @@ func (s *session) hello() error {
 	if err := b.flush(true); err != nil {
 		return err
 	}
+	w.attached.Store(true)
 	return s.usage()
 }
 

@@ -86,6 +86,9 @@ type Worker struct {
 
 	live atomic.Pointer[string]
 
+	// attached is set when the master has first been told all that is held here.
+	attached atomic.Bool
+
 	// retire is held shared while a file is acquired, and exclusively to retire.
 	retire  sync.RWMutex
 	retired bool
@@ -210,6 +213,10 @@ func (w *Worker) Close() {
 
 // SetMounts replaces the sources; files that are being read are not disturbed.
 func (w *Worker) SetMounts(mounts []namespace.Mount) { w.sources.Set(mounts) }
+
+// Attached tells whether a master was told all that this worker holds, so that it
+// has its place among the others. It stays so when the master goes.
+func (w *Worker) Attached() bool { return w.attached.Load() }
 
 // Change takes in other quotas, marks, TTL and rates of the store; live names
 // them for the master.

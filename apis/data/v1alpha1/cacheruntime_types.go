@@ -22,6 +22,8 @@ const (
 	RuntimeReady        = "Ready"
 	RuntimeNotSupported = "NotSupported"
 	RuntimeCaching      = "Caching"
+	// RuntimeFuseUpToDate is False while FUSE pods are older than their template.
+	RuntimeFuseUpToDate = "FuseUpToDate"
 	// RuntimeDrained is False while what workers alone have that are to go is
 	// moved to the others, and True when they went.
 	RuntimeDrained = "Drained"
@@ -219,7 +221,9 @@ type CacheRuntimeClientSpec struct {
 	// tieredStore of each client.
 	// +optional
 	TieredStore RuntimeTieredStore `json:"tieredStore,omitempty"`
-	// cleanPolicy of FUSE pods: OnRuntimeDeleted (the default) or OnDemand.
+	// cleanPolicy of FUSE pods: OnRuntimeDeleted (the default) leaves them where
+	// they were wanted; OnDemand takes those away that no pod reads through any
+	// more; OnFuseChanged those of them that are older than the runtime's last change.
 	// +optional
 	CleanPolicy FuseCleanPolicy `json:"cleanPolicy,omitempty"`
 }
