@@ -10,6 +10,7 @@ import (
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/millrace/millrace/apis/contract"
@@ -22,6 +23,28 @@ func (p *place) scale(runtime client.Object, replicas int32) {
 	p.Helper()
 	scale := &autoscalingv1.Scale{ObjectMeta: metav1.ObjectMeta{Namespace: p.namespace, Name: runtime.GetName()}, Spec: autoscalingv1.ScaleSpec{Replicas: replicas}}
 	p.must(world.SubResource("scale").Update(p.Context(), runtime, client.WithSubResourceBody(scale)))
+}
+
+// scales waits until the scale subresource says what an autoscaler asks: how many
+// workers there are, and which pods they are.
+func (p *place) scales(runtime client.Object, replicas int32) {
+	p.Helper()
+	eventually(p.T, func() error {
+		scale := &autoscalingv1.Scale{}
+		if err := world.SubResource("scale").Get(p.Context(), runtime, scale); err != nil {
+			return err
+		}
+		selector, err := labels.Parse(scale.Status.Selector)
+		if err != nil {
+			return err
+		}
+		pods := &corev1.PodList{}
+		p.must(world.List(p.Context(), pods, client.InNamespace(p.namespace), client.MatchingLabelsSelector{Selector: selector}))
+		if scale.Spec.Replicas != replicas || scale.Status.Replicas != replicas || len(pods.Items) != int(replicas) {
+			return fmt.Errorf("scale says %+v, which selects %d pods", scale, len(pods.Items))
+		}
+		return nil
+	})
 }
 
 // config is runtime.json as the pods have it.
@@ -97,6 +120,7 @@ func TestWorkersGoWhenTheirBlocksWereMoved(t *testing.T) {
 			p.becomes(name, datav1alpha1.BoundDatasetPhase)
 			conditions := conditionsOf(p, runtime)
 			last := contract.WorkerName(name) + "-2"
+			p.scales(runtime, 3)
 
 			p.scale(runtime, 2)
 			p.workers(name, 3, last)
