@@ -5,7 +5,7 @@ import "slices"
 // liveOptions are taken in by running processes as they change, so that nothing
 // restarts for them. docs/runtimes.md lists them.
 var liveOptions = []string{
-	OptionDrainBandwidth, OptionDrainTimeout, OptionStoreTTL, OptionStoreScrub, OptionStoreMove, OptionBandwidth,
+	OptionDrainBandwidth, OptionDrainTimeout, OptionMetadataTTL, OptionStoreTTL, OptionStoreScrub, OptionStoreMove, OptionBandwidth,
 }
 
 // IsLive tells whether an option is taken in while everything runs.

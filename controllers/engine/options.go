@@ -18,7 +18,8 @@ var checks = map[string]struct {
 	want string
 }{
 	contract.OptionDrainTimeout:   {isDuration, "a duration such as 15m, or 0s"},
-	contract.OptionStoreTTL:       {func(v string) bool { return isDuration(v) && v != "0s" && v != "0" }, "a duration such as 24h"},
+	contract.OptionStoreTTL:       {isLasting, "a duration such as 24h"},
+	contract.OptionMetadataTTL:    {isLasting, "a duration such as 60s"},
 	contract.OptionDrainBandwidth: {func(v string) bool { n, ok := bytesOf(v); return ok && n > 0 }, "bytes a second such as 256Mi"},
 	contract.OptionBandwidth:      {func(v string) bool { n, ok := bytesOf(v); return ok && n > 0 }, "bytes a second such as 200Mi"},
 	contract.OptionStoreScrub:     {isBytes, "bytes a second such as 4Mi, or 0"},
@@ -29,6 +30,8 @@ func isDuration(v string) bool {
 	d, err := time.ParseDuration(v)
 	return err == nil && d >= 0
 }
+
+func isLasting(v string) bool { return isDuration(v) && v != "0s" && v != "0" }
 
 func isBytes(v string) bool {
 	n, ok := bytesOf(v)

@@ -81,7 +81,9 @@ func (r *Reconciler) complete(s *round) {
 	d.Sources.UseHadoopConfig(d.HadoopConfig)
 	d.Exclusive = ds.Spec.PlacementMode != datav1alpha1.ShareMode
 	d.WorkerTolerations = ds.Spec.Tolerations
-	if ttl := lookInterval(ds.Spec.MetadataSyncPolicy); ttl != "" {
+	if ttl := lookInterval(ds.Spec.MetadataSyncPolicy); ttl != "" && d.Foreign != nil {
+		d.NotServed = append(d.NotServed, "spec.metadataSyncPolicy of the Dataset (the engine looks at its sources by itself)")
+	} else if ttl != "" {
 		d.Worker.Options = merged(d.Worker.Options, map[string]string{contract.OptionMetadataTTL: ttl})
 	}
 	if ds.Spec.NodeAffinity != nil {

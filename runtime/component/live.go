@@ -1,6 +1,7 @@
 package component
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/millrace/millrace/apis/contract"
@@ -15,9 +16,13 @@ func (s *Settings) toMaster(m *master.Master) error {
 	if err == nil {
 		m.SetDrainBytes(bandwidth)
 	}
+	ttl, errTTL := s.metadataTTL()
+	if errTTL == nil {
+		m.SetTTL(ttl)
+	}
 	m.SetLeaving(s.Worker.Leaving)
 	m.SetLive(s.LiveTable(contract.ComponentMaster))
-	return err
+	return errors.Join(err, errTTL)
 }
 
 // toWorker takes in what a running worker can.

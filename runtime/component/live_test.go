@@ -24,7 +24,7 @@ func TestAChangedConfigurationIsTakenInWithoutARestart(t *testing.T) {
 		return &contract.RuntimeConfig{
 			Mounts: []contract.MountConfig{{MountPoint: "local://" + filepath.Join(dir, "source"), Path: "/"}},
 			Worker: contract.ComponentConfig{
-				Replicas: 1, Leaving: leaving, Options: map[string]string{contract.OptionStoreTTL: ttl},
+				Replicas: 1, Leaving: leaving, Options: map[string]string{contract.OptionStoreTTL: ttl, contract.OptionMetadataTTL: "10m"},
 				TieredStoreLevels: []contract.TierConfig{{MediumType: contract.TierSSD, MountPaths: []string{filepath.Join(dir, "cache")}, Quotas: []string{quota}}},
 			},
 		}

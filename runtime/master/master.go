@@ -179,6 +179,9 @@ func (m *Master) SetLive(table string) {
 	}
 }
 
+// SetTTL changes how often the sources are looked at.
+func (m *Master) SetTTL(ttl time.Duration) { m.tree.SetTTL(ttl) }
+
 // Register adds the master to a gRPC server.
 func (m *Master) Register(s *grpc.Server) { wirepb.RegisterMasterServer(s, m) }
 

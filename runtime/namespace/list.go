@@ -27,7 +27,7 @@ func (t *Tree) fresh(ctx context.Context, d *dir) error {
 	t.mu.RLock()
 	listed, large, restored := d.listed, len(d.pages) > largePages, d.restored
 	t.mu.RUnlock()
-	if listed != 0 && !restored && time.Since(time.Unix(0, listed)) < t.opts.TTL {
+	if listed != 0 && !restored && time.Since(time.Unix(0, listed)) < t.freshFor() {
 		return nil
 	}
 	c := t.startListing(d)
@@ -48,7 +48,7 @@ func (t *Tree) settle(ctx context.Context, d *dir, err error) error {
 	if d.listed == 0 || errors.Is(err, source.ErrNotExist) && !d.pinned || ctx.Err() != nil {
 		return err
 	}
-	d.listed = max(d.listed, time.Now().Add(staleRetry-t.opts.TTL).UnixNano())
+	d.listed = max(d.listed, time.Now().Add(staleRetry-t.freshFor()).UnixNano())
 	t.counts.stale.Add(1)
 	return nil
 }
@@ -288,7 +288,7 @@ func (t *Tree) look(ctx context.Context, d *dir, at place, name string) (Entry, 
 	defer c.publish()
 	if err != nil {
 		t.put(d, name, nil, c)
-		t.missing.add(d.ino, name, time.Now().Add(t.opts.TTL))
+		t.missing.add(d.ino, name, time.Now().Add(t.freshFor()))
 		return Entry{}, err
 	}
 	t.put(d, name, &o, c)

@@ -52,22 +52,22 @@ type mount struct {
 func (m *mount) run(ctx context.Context) {
 	retry := backoff.NewExponentialBackOff()
 	retry.InitialInterval, retry.MaxInterval = firstRetry, lastRetry
-	var next time.Time // when to walk
+	var walked time.Time // when the last walk had ended, and how long it took
+	var took time.Duration
 	for {
 		began := time.Now()
-		walk := !began.Before(next)
+		walk := walked.IsZero() || !began.Before(walked.Add(m.tree.walkInterval(took)))
 		err := m.visit(ctx, walk)
 		pause := retry.NextBackOff()
 		switch {
 		case err != nil:
-			next = time.Time{}
+			walked = time.Time{}
 		case walk:
-			retry.Reset()
-			next = time.Now().Add(m.tree.walkInterval(time.Since(began)))
-			pause = time.Until(next)
+			walked, took = time.Now(), time.Since(began)
+			fallthrough
 		default:
 			retry.Reset()
-			pause = time.Until(next)
+			pause = time.Until(walked.Add(m.tree.walkInterval(took)))
 		}
 		if !m.sleep(ctx, pause, err == nil) {
 			return
@@ -103,7 +103,7 @@ func (t *Tree) walkInterval(took time.Duration) time.Duration {
 	if t.opts.WalkInterval > 0 {
 		return t.opts.WalkInterval
 	}
-	return max(t.opts.TTL, walkRest*took)
+	return max(t.freshFor(), walkRest*took)
 }
 
 func (m *mount) isWalked() bool {

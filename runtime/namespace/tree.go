@@ -25,6 +25,8 @@ type Tree struct {
 	opts Options
 	hash func(dir uint64, name string) uint64
 	log  *slog.Logger
+	// ttl in nanoseconds; that of opts is what it was made with.
+	ttl atomic.Int64
 
 	ctx      context.Context // of the listings, which outlive their callers
 	cancel   context.CancelFunc
@@ -99,6 +101,7 @@ func blank(mounts []Mount, opts Options) (*Tree, error) {
 	if t.hash == nil {
 		t.hash = hashName
 	}
+	t.ttl.Store(int64(opts.TTL))
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.plant()
 	if err := distinct(mounts); err != nil {
@@ -112,6 +115,25 @@ func blank(mounts []Mount, opts Options) (*Tree, error) {
 	}
 	return t, nil
 }
+
+// SetTTL changes after how long listings are made again, and between which times
+// the sources are walked: one that would have been walked by now is, soon.
+func (t *Tree) SetTTL(ttl time.Duration) {
+	if ttl <= 0 {
+		ttl = DefaultTTL
+	}
+	if t.ttl.Swap(int64(ttl)) == int64(ttl) {
+		return
+	}
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for _, m := range t.mounts {
+		m.look()
+	}
+}
+
+// freshFor is after how long a listing is made again.
+func (t *Tree) freshFor() time.Duration { return time.Duration(t.ttl.Load()) }
 
 // plant makes the tree empty.
 func (t *Tree) plant() {
