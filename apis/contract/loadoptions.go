@@ -2,7 +2,6 @@ package contract
 
 import (
 	"fmt"
-	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -11,7 +10,7 @@ import (
 // Names of what a DataLoad may say in spec.options to the native engine.
 const (
 	// LoadBandwidth bounds the bytes a second that are read from the sources for
-	// the load, over all workers: 100Mi.
+	// the load, over all workers: a whole number of M, Mi, G, Gi, T or Ti, as 100Mi.
 	LoadBandwidth = "bandwidth"
 	// LoadParallelism bounds the blocks that are under way at once, over all workers.
 	LoadParallelism = "parallelism"
@@ -30,7 +29,6 @@ const (
 
 // Bounds of the values.
 const (
-	MinLoadBandwidth   = 1 << 20
 	MaxLoadParallelism = 4096
 	MaxLoadPriority    = 1000 // and as much below zero
 )
@@ -51,19 +49,19 @@ func ParseLoadOptions(options map[string]string) (o LoadOptions, unknown []strin
 		switch name {
 		case LoadBandwidth:
 			n, ok := parseQuantity(value)
-			if !ok || n < MinLoadBandwidth {
-				return o, nil, badOption(name, value, "give bytes per second, at least 1Mi, such as 100Mi")
+			if !ok {
+				return o, nil, badOption(name, value, "give bytes per second with M, Mi, G, Gi, T or Ti, such as 100Mi")
 			}
 			o.BytesPerSecond = n
 		case LoadParallelism:
-			n, err := strconv.ParseInt(value, 10, 32)
-			if err != nil || n < 1 || n > MaxLoadParallelism {
+			n, ok := parseWhole(value)
+			if !ok || n < 1 || n > MaxLoadParallelism {
 				return o, nil, badOption(name, value, fmt.Sprintf("give a whole number from 1 to %d", MaxLoadParallelism))
 			}
 			o.Parallelism = int32(n)
 		case LoadPriority:
-			n, err := strconv.ParseInt(value, 10, 32)
-			if err != nil || n < -MaxLoadPriority || n > MaxLoadPriority {
+			n, ok := parseWhole(value)
+			if !ok || n < -MaxLoadPriority || n > MaxLoadPriority {
 				return o, nil, badOption(name, value, fmt.Sprintf("give a whole number from -%[1]d to %[1]d; 0 is the default, and higher goes first", MaxLoadPriority))
 			}
 			o.Priority = int32(n)
@@ -84,15 +82,16 @@ func badOption(name, value, remedy string) error {
 	return fmt.Errorf("%s is %q: %s", name, value, remedy)
 }
 
-// parseQuantity reads a whole number with a suffix as Kubernetes has them.
+// The admission of DataLoads has the same rules.
+
+func parseWhole(text string) (int32, bool) {
+	n, err := strconv.ParseInt(text, 10, 32)
+	return int32(n), err == nil && strconv.FormatInt(n, 10) == text
+}
+
 func parseQuantity(text string) (int64, bool) {
-	digits := strings.TrimRight(text, "kMGTi")
-	factor, ok := map[string]int64{
-		"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40,
-	}[text[len(digits):]]
-	n, err := strconv.ParseInt(digits, 10, 64)
-	if !ok || err != nil || n < 0 || n > math.MaxInt64/factor {
-		return 0, false
-	}
-	return n * factor, true
+	digits := strings.TrimRight(text, "MGTi")
+	factor, ok := map[string]int64{"M": 1e6, "G": 1e9, "T": 1e12, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40}[text[len(digits):]]
+	n, whole := parseWhole(digits)
+	return int64(n) * factor, ok && whole && n >= 1 && n <= 999_999
 }

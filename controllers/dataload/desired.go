@@ -1,6 +1,7 @@
 package dataload
 
 import (
+	"encoding/json"
 	"maps"
 	"path"
 	"strconv"
@@ -91,7 +92,7 @@ func desiredJob(dl *datav1alpha1.DataLoad, loadID string, image engineImage) *ba
 
 func environment(dl *datav1alpha1.DataLoad, loadID string) []corev1.EnvVar {
 	paths, replicas := targets(dl)
-	return []corev1.EnvVar{
+	env := []corev1.EnvVar{
 		{Name: contract.EnvDatasetName, Value: dl.Spec.Dataset.Name},
 		{Name: contract.EnvDatasetNamespace, Value: dl.Namespace},
 		{Name: contract.EnvRuntimeConfig, Value: contract.RuntimeConfigPath},
@@ -100,6 +101,14 @@ func environment(dl *datav1alpha1.DataLoad, loadID string) []corev1.EnvVar {
 		{Name: contract.EnvDataLoadReplicas, Value: strings.Join(replicas, ":")},
 		{Name: contract.EnvLoadID, Value: loadID},
 	}
+	if len(dl.Spec.Options) > 0 {
+		text, err := json.Marshal(dl.Spec.Options) // sorted by name
+		if err != nil {
+			panic(err) // strings always encode
+		}
+		env = append(env, corev1.EnvVar{Name: contract.EnvLoadOptions, Value: string(text)})
+	}
+	return env
 }
 
 // targets are the paths to load and, for each, how many copies.

@@ -27,6 +27,7 @@ func TestJobIsAsInTheGoldenFile(t *testing.T) {
 			NodeSelector:  map[string]string{"disk": "ssd"},
 			Tolerations:   []corev1.Toleration{{Key: "gpu", Operator: corev1.TolerationOpExists}},
 			SchedulerName: "millrace-scheduler",
+			Options:       map[string]string{"priority": "5", "bandwidth": "100Mi"},
 			Resources:     corev1.ResourceRequirements{Limits: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("1Gi")}},
 		},
 	}
@@ -67,6 +68,12 @@ func TestPain7ProgressSaysHowLongItWillTake(t *testing.T) {
 		"all bytes but not the end is not yet all": {
 			contract.LoadSummary{Phase: contract.LoadRunning, BytesTotal: 10, BytesDone: 10, BytesPerSecond: 1},
 			datav1alpha1.OperationProgress{Percent: "99.9%", BytesTotal: 10, BytesDone: 10, BytesPerSecond: 1},
+		},
+		"files that failed are counted and named": {
+			contract.LoadSummary{Phase: contract.LoadRunning, BytesTotal: 10, BytesDone: 5, FilesTotal: 30, FilesFailed: 12,
+				Failures: []contract.LoadFailure{{Path: "/a", Error: "denied"}}},
+			datav1alpha1.OperationProgress{Percent: "50.0%", BytesTotal: 10, BytesDone: 5, FilesTotal: 30, FilesFailed: 12,
+				Failures: []datav1alpha1.FileFailure{{Path: "/a", Error: "denied"}}},
 		},
 		"the end": {
 			contract.LoadSummary{Phase: contract.LoadComplete, BytesTotal: 10, BytesDone: 10, BytesPerSecond: 5},

@@ -63,11 +63,11 @@ func (*work) Refuse(s *operation.Round) *operation.Problem {
 	spec := &loadOf(s).Spec
 	for _, t := range spec.Target {
 		if strings.Contains(t.Path, ":") {
-			return &operation.Problem{Reason: contract.EventDataOperationNotValid, Message: fmt.Sprintf("target path %q has a colon, which separates paths: load the directory above it", t.Path)}
+			return &operation.Problem{Reason: contract.EventDataOperationNotValid, Message: fmt.Sprintf("target path %q has a colon, which separates paths: write ? in its place, which matches it", t.Path)}
 		}
 	}
-	if len(spec.Options) > 0 {
-		s.Warn("spec.options are not used by the native engine; the load runs without them")
+	if _, _, err := contract.ParseLoadOptions(spec.Options); err != nil {
+		return &operation.Problem{Reason: contract.EventDataOperationNotValid, Message: "spec.options." + err.Error()}
 	}
 	return nil
 }
@@ -87,7 +87,11 @@ func (w *work) Job(ctx context.Context, s *operation.Round) (*batchv1.Job, error
 	if err != nil {
 		return nil, err
 	}
-	return desiredJob(loadOf(s), s.Token(), image), nil
+	dl := loadOf(s)
+	if _, unknown, _ := contract.ParseLoadOptions(dl.Spec.Options); len(unknown) > 0 {
+		s.Warn(fmt.Sprintf("the native engine has no option %s in spec.options and loads without: it knows bandwidth, keep, parallelism and priority", strings.Join(unknown, ", ")))
+	}
+	return desiredJob(dl, s.Token(), image), nil
 }
 
 // referring is why a Dataset that refers to another cannot be loaded; nil for
@@ -127,26 +131,40 @@ func (w *work) Observe(_ context.Context, s *operation.Round) (operation.News, e
 		s.Status.Progress = foreignProgress(loadOf(s), &summary)
 		return operation.News{}, nil
 	}
+	load, known := runOf(s, &summary)
+	if !known {
+		return operation.News{Behind: true}, nil
+	}
+	s.Status.Progress = progressOf(load)
+	return operation.News{Failure: load.Message, Behind: load.Phase == contract.LoadRunning}, nil
+}
+
+// runOf is what a master says of a run, if it knows it.
+func runOf(s *operation.Round, summary *contract.Summary) (contract.LoadSummary, bool) {
 	for _, load := range summary.Loads {
 		if load.ID == s.Token() {
-			s.Status.Progress = progressOf(load)
-			return operation.News{Failure: load.Message, Behind: load.Phase == contract.LoadRunning}, nil
+			return load, true
 		}
 	}
-	return operation.News{Behind: true}, nil
+	return contract.LoadSummary{}, false
 }
 
 // Done says that everything asked for is cached: that is what exit code 0 of a
 // loader means, so the last numbers seen are made whole.
 func (w *work) Done(s *operation.Round, took time.Duration) string {
 	p := s.Status.Progress
-	if summary, _, heard := w.observer.Latest(client.ObjectKeyFromObject(s.Dataset)); heard && summary.Engine != nil {
+	summary, _, heard := w.observer.Latest(client.ObjectKeyFromObject(s.Dataset))
+	if heard && summary.Engine != nil {
 		return foreignDone(p, took)
 	}
 	if p == nil {
 		return fmt.Sprintf("loaded in %s", took)
 	}
-	return completed(p, took)
+	said := ""
+	if load, known := runOf(s, &summary); heard && known && load.Phase == contract.LoadComplete {
+		said = load.Message
+	}
+	return completed(loadOf(s), p, took, said)
 }
 
 func loadOf(s *operation.Round) *datav1alpha1.DataLoad {

@@ -372,3 +372,50 @@ func TestExpiredLoadIsDeleted(t *testing.T) {
 		return fmt.Sprintf("still there: %+v", dl.Status)
 	})
 }
+
+func TestOptionsReachTheLoaderAndUnknownOnesAreNamed(t *testing.T) {
+	w := newWorld(t)
+	w.dataset("training", datav1alpha1.BoundDatasetPhase)
+	spec := dataset("training")
+	spec.Options = map[string]string{"bandwidth": "10Mi", "keep": "free", "threads": "4", "atomicCache": "true"}
+	dl := w.load("warm", spec)
+	job := w.job(dl)
+	said := ""
+	for _, e := range job.Spec.Template.Spec.Containers[0].Env {
+		if e.Name == contract.EnvLoadOptions {
+			said = e.Value
+		}
+	}
+	if want := `{"atomicCache":"true","bandwidth":"10Mi","keep":"free","threads":"4"}`; said != want {
+		t.Errorf("the loader is told %s, want %s", said, want)
+	}
+	w.says(dl, datav1alpha1.PhaseExecuting, datav1alpha1.OperationNotSupported, "has no option atomicCache, threads in spec.options")
+	w.master.say(w.key("training"), contract.LoadSummary{ID: string(dl.UID), Phase: contract.LoadComplete, Message: "freed 3 of 5 files, 1.00KiB in the cache",
+		BytesTotal: 1024, BytesDone: 1024, FilesTotal: 5, FilesDone: 5})
+	w.ends(job, batchv1.JobComplete)
+	w.says(dl, datav1alpha1.PhaseComplete, datav1alpha1.OperationComplete, "DataLoadJobComplete freed 3 of 5 files")
+}
+
+func TestAFailedLoadNamesItsFiles(t *testing.T) {
+	w := newWorld(t)
+	w.dataset("training", datav1alpha1.BoundDatasetPhase)
+	dl := w.load("warm", dataset("training"))
+	job := w.job(dl)
+	load := contract.LoadSummary{ID: string(dl.UID), Phase: contract.LoadRunning, BytesTotal: 100, BytesDone: 50, FilesTotal: 4, FilesDone: 2, FilesFailed: 2,
+		Failures: []contract.LoadFailure{{Path: "/a", Error: "access denied"}, {Path: "/b", Error: "the cache has no room for it"}}}
+	w.master.say(w.key("training"), load)
+	w.until(func() string {
+		w.must(w.Get(t.Context(), client.ObjectKeyFromObject(dl), dl))
+		if p := dl.Status.Progress; p == nil || p.FilesFailed != 2 || len(p.Failures) != 2 || p.Failures[0].Path != "/a" {
+			return fmt.Sprintf("progress %+v", p)
+		}
+		return ""
+	})
+	load.Phase, load.Message = contract.LoadFailed, "cached 50.00B of 100.00B (50.0%), 2 of 4 files failed: /a: access denied"
+	w.master.say(w.key("training"), load)
+	w.ends(job, batchv1.JobFailed)
+	w.says(dl, datav1alpha1.PhaseFailed, datav1alpha1.OperationFailed, "2 of 4 files failed")
+	if p := dl.Status.Progress; p.FilesFailed != 2 || len(p.Failures) != 2 {
+		t.Errorf("progress at the end: %+v", p)
+	}
+}

@@ -100,6 +100,8 @@ func ForKind(kind schema.GroupVersionKind) interface{} {
 		return &datav1alpha1.ExternalStorageApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("ExtraResourcesComponentDependency"):
 		return &datav1alpha1.ExtraResourcesComponentDependencyApplyConfiguration{}
+	case v1alpha1.SchemeGroupVersion.WithKind("FileFailure"):
+		return &datav1alpha1.FileFailureApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("HCFS"):
 		return &datav1alpha1.HCFSApplyConfiguration{}
 	case v1alpha1.SchemeGroupVersion.WithKind("HostPathTier"):

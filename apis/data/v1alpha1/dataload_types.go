@@ -120,11 +120,14 @@ type TargetDataset struct {
 
 // TargetPath is a path to load.
 type TargetPath struct {
-	// path within the Dataset: a file or a directory.
+	// path within the Dataset: a file, a directory with all below it, or a pattern
+	// such as /train/*.tar that matches at least one of these (* and ? match within
+	// a name, [a-c] one character).
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=4096
 	Path string `json:"path"`
-	// replicas of the bytes; 0 or 1 means the Dataset's own number.
+	// replicas: on how many workers the bytes are to lie; 0 or 1 means the
+	// Dataset's own number.
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=1000
 	// +optional
@@ -138,16 +141,28 @@ type DataLoadSpec struct {
 	// dataset to load.
 	// +required
 	Dataset TargetDataset `json:"dataset,omitempty"`
-	// loadMetadata lists the source anew before.
+	// loadMetadata true looks at the source before: what is new or changed below
+	// the targets is loaded as it is now. false takes the listing that is known,
+	// which is as old as metadata.ttl of the runtime allows.
 	// +optional
 	LoadMetadata bool `json:"loadMetadata,omitempty"`
-	// target paths; none means /.
+	// target paths; none means /. What several name is loaded once.
 	// +kubebuilder:validation:MaxItems=1000
 	// +listType=atomic
 	// +optional
 	Target []TargetPath `json:"target,omitempty"`
-	// options of the load.
+	// options of the load. The native engine knows: bandwidth (bytes per second
+	// that are read from the source, over all workers, such as 100Mi), parallelism
+	// (blocks under way at once, 1 to 4096), priority (-1000 to 1000, 0 if not
+	// given; of the loads of one Dataset the higher go first), keep (pin: what is
+	// loaded is pinned; unpin or free: that is done to the targets instead of
+	// loading). Others are named in condition NotSupported; the command of another
+	// engine gets all of them.
 	// +kubebuilder:validation:MaxProperties=128
+	// +kubebuilder:validation:XValidation:rule="!('bandwidth' in self) || self['bandwidth'].matches('^[1-9][0-9]{0,5}(M|G|T|Mi|Gi|Ti)$')",message="bandwidth is bytes per second with M, Mi, G, Gi, T or Ti: give a value such as 100Mi"
+	// +kubebuilder:validation:XValidation:rule="!('parallelism' in self) || (self['parallelism'].matches('^[1-9][0-9]{0,3}$') && int(self['parallelism']) <= 4096)",message="parallelism is how many blocks are read at once: give a whole number from 1 to 4096"
+	// +kubebuilder:validation:XValidation:rule="!('priority' in self) || (self['priority'].matches('^(0|-?[1-9][0-9]{0,3})$') && int(self['priority']) >= -1000 && int(self['priority']) <= 1000)",message="priority orders the loads of a Dataset: give a whole number from -1000 to 1000, higher goes first"
+	// +kubebuilder:validation:XValidation:rule="!('keep' in self) || self['keep'] in ['pin', 'unpin', 'free']",message="keep is what becomes of the targets beside or instead of loading: give pin, unpin or free"
 	// +optional
 	Options map[string]string `json:"options,omitempty"`
 	// podMetadata of the loader's pod.
@@ -212,11 +227,27 @@ type OperationProgress struct {
 	FilesDone int64 `json:"filesDone"`
 	// filesTotal asked for.
 	FilesTotal int64 `json:"filesTotal"`
+	// filesFailed had their turn and are not wholly there.
+	// +optional
+	FilesFailed int64 `json:"filesFailed,omitempty"`
+	// failures are the first of these files, with what is wrong.
+	// +kubebuilder:validation:MaxItems=10
+	// +listType=atomic
+	// +optional
+	Failures []FileFailure `json:"failures,omitempty"`
 	// bytesPerSecond lately.
 	BytesPerSecond int64 `json:"bytesPerSecond"`
 	// eta is the time left at that rate, such as 1m20s.
 	// +optional
 	ETA string `json:"eta,omitempty"`
+}
+
+// FileFailure is a file that an operation could not work on.
+type FileFailure struct {
+	// path of the file within the Dataset.
+	Path string `json:"path"`
+	// error that kept it from being worked on.
+	Error string `json:"error"`
 }
 
 // OperationRun is one run of an operation of policy Cron or OnEvent.
@@ -297,6 +328,7 @@ type OperationStatus struct {
 // +kubebuilder:printcolumn:name="Age",type="date",JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:printcolumn:name="Duration",type="string",JSONPath=`.status.duration`
 // +kubebuilder:printcolumn:name="Progress",type="string",JSONPath=`.status.progress.percent`
+// +kubebuilder:printcolumn:name="Failed Files",type="integer",JSONPath=`.status.progress.filesFailed`
 type DataLoad struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`

@@ -5,13 +5,15 @@ package v1alpha1
 // OperationProgressApplyConfiguration represents a declarative configuration of the OperationProgress type for use
 // with apply.
 type OperationProgressApplyConfiguration struct {
-	Percent        *string `json:"percent,omitempty"`
-	BytesDone      *int64  `json:"bytesDone,omitempty"`
-	BytesTotal     *int64  `json:"bytesTotal,omitempty"`
-	FilesDone      *int64  `json:"filesDone,omitempty"`
-	FilesTotal     *int64  `json:"filesTotal,omitempty"`
-	BytesPerSecond *int64  `json:"bytesPerSecond,omitempty"`
-	ETA            *string `json:"eta,omitempty"`
+	Percent        *string                         `json:"percent,omitempty"`
+	BytesDone      *int64                          `json:"bytesDone,omitempty"`
+	BytesTotal     *int64                          `json:"bytesTotal,omitempty"`
+	FilesDone      *int64                          `json:"filesDone,omitempty"`
+	FilesTotal     *int64                          `json:"filesTotal,omitempty"`
+	FilesFailed    *int64                          `json:"filesFailed,omitempty"`
+	Failures       []FileFailureApplyConfiguration `json:"failures,omitempty"`
+	BytesPerSecond *int64                          `json:"bytesPerSecond,omitempty"`
+	ETA            *string                         `json:"eta,omitempty"`
 }
 
 // OperationProgressApplyConfiguration constructs a declarative configuration of the OperationProgress type for use with
@@ -57,6 +59,27 @@ func (b *OperationProgressApplyConfiguration) WithFilesDone(value int64) *Operat
 // If called multiple times, the FilesTotal field is set to the value of the last call.
 func (b *OperationProgressApplyConfiguration) WithFilesTotal(value int64) *OperationProgressApplyConfiguration {
 	b.FilesTotal = &value
+	return b
+}
+
+// WithFilesFailed sets the FilesFailed field in the declarative configuration to the given value
+// and returns the receiver, so that objects can be built by chaining "With" function invocations.
+// If called multiple times, the FilesFailed field is set to the value of the last call.
+func (b *OperationProgressApplyConfiguration) WithFilesFailed(value int64) *OperationProgressApplyConfiguration {
+	b.FilesFailed = &value
+	return b
+}
+
+// WithFailures adds the given value to the Failures field in the declarative configuration
+// and returns the receiver, so that objects can be build by chaining "With" function invocations.
+// If called multiple times, values provided by each call will be appended to the Failures field.
+func (b *OperationProgressApplyConfiguration) WithFailures(values ...*FileFailureApplyConfiguration) *OperationProgressApplyConfiguration {
+	for i := range values {
+		if values[i] == nil {
+			panic("nil value passed to WithFailures")
+		}
+		b.Failures = append(b.Failures, *values[i])
+	}
 	return b
 }
 
