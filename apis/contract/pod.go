@@ -136,6 +136,10 @@ func ParseReference(mountPoint string) (r Reference, ok bool) {
 	return r, true
 }
 
+// SchemesS3 are those of stores that speak the protocol of S3 at an endpoint of
+// theirs.
+var SchemesS3 = []string{"s3", "s3a", "s3n", "oss", "cos", "cosn", "obs", "gs", "minio", "tos"}
+
 // SchemeHDFS is that of sources whose options may name a ConfigMap.
 const SchemeHDFS = "hdfs://"
 

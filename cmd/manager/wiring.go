@@ -27,6 +27,7 @@ import (
 	"github.com/millrace/millrace/controllers/alluxioruntime"
 	"github.com/millrace/millrace/controllers/cacheruntime"
 	"github.com/millrace/millrace/controllers/dataload"
+	"github.com/millrace/millrace/controllers/datamigrate"
 	"github.com/millrace/millrace/controllers/dataprocess"
 	"github.com/millrace/millrace/controllers/dataset"
 	"github.com/millrace/millrace/controllers/engine"
@@ -149,6 +150,11 @@ func addControllers(ctx context.Context, mgr ctrl.Manager, f *flags, decided *co
 			return dataload.SetupWithManager(mgr, observer, dataload.Options{Options: operations, NativeImage: f.nativeImage, PullPolicy: pull})
 		},
 		func() error { return dataload.SetupCanceller(mgr, observer) },
+		func() error {
+			return datamigrate.SetupWithManager(mgr, observer, datamigrate.Options{
+				Options: operations, NativeImage: f.nativeImage, PullPolicy: pull, Egress: decided.Egress.Allow,
+			})
+		},
 		func() error { return dataprocess.SetupWithManager(mgr, observer, operations) },
 		func() error { return locality.SetupWithManager(mgr, observer) },
 		func() error { return notsupported.SetupWithManager(mgr) },

@@ -39,11 +39,6 @@ var kinds = []kind{
 		return news(&profile.Status.Conditions, profile, datav1alpha1.RuntimeNotSupported,
 			"kind ThinRuntimeProfile is not supported, as ThinRuntime is not: nothing reads it, and it can be deleted")
 	}},
-	{"DataMigrate", func() client.Object { return &datav1alpha1.DataMigrate{} }, func(obj client.Object) string {
-		op := obj.(*datav1alpha1.DataMigrate)
-		return refuseOperation(op, &op.Status, "DataMigrate",
-			"copy with a Job of your own that mounts the Dataset's PersistentVolumeClaim, and bring the result into the cache with a DataLoad")
-	}},
 	{"DataBackup", func() client.Object { return &datav1alpha1.DataBackup{} }, func(obj client.Object) string {
 		op := obj.(*datav1alpha1.DataBackup)
 		return refuseOperation(op, &op.Status, "DataBackup",

@@ -87,7 +87,6 @@ func TestKindsWithoutBehaviourAreAnsweredAndGo(t *testing.T) {
 		"JuiceFSRuntime":     {"{replicas: 1}", "juicefs-runtime-controller-finalizer", "CacheRuntime of class millrace named x"},
 		"ThinRuntime":        {"{profileName: nfs}", "thin-runtime-controller-finalizer", "CacheRuntime of class millrace named x"},
 		"ThinRuntimeProfile": {"{fileSystemType: nfs}", "", "can be deleted"},
-		"DataMigrate":        {`{from: {dataset: {name: d, namespace: default}}, to: {externalStorage: {uri: "s3://b"}}}`, "fluid-datamigrate-controller-finalizer", "Job of your own"},
 		"DataBackup":         {"{dataset: d}", "fluid-databackup-controller-finalizer", "delete it"},
 	} {
 		t.Run(kind, func(t *testing.T) {

@@ -53,6 +53,11 @@ type Work interface {
 	Done(s *Round, took time.Duration) string
 }
 
+// Leaver is Work that keeps something of an operation, to be let go with it.
+type Leaver interface {
+	Left(operation types.NamespacedName)
+}
+
 // Reasons of events.
 type Reasons struct{ Started, Complete, Failed string }
 
@@ -180,7 +185,7 @@ func SetupWithManager(mgr ctrl.Manager, observer Observer, work Work, options Op
 func (r *Reconciler) index(indexer client.FieldIndexer) error {
 	if err := indexer.IndexField(context.Background(), r.work.Object(), datasetIndex, func(obj client.Object) []string {
 		f, _ := FactsOf(obj)
-		return []string{f.Target.String(), f.Origin.String()}
+		return []string{f.Target.String(), f.Origin.String(), StreamOf(r.kind, client.ObjectKeyFromObject(obj)).String()}
 	}); err != nil {
 		return fmt.Errorf("index operations of kind %s by their Dataset: %w", r.kind, err)
 	}
@@ -256,6 +261,9 @@ func (r *Reconciler) requestsOfJob(ctx context.Context, obj client.Object) []rec
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (result ctrl.Result, err error) {
 	obj := r.work.Object()
 	if err := r.Get(ctx, req.NamespacedName, obj); err != nil {
+		if leaver, ok := r.work.(Leaver); ok && apierrors.IsNotFound(err) {
+			leaver.Left(req.NamespacedName)
+		}
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	s := r.round(obj)

@@ -44,6 +44,9 @@ func (s *Round) started() bool {
 	return meta.IsStatusConditionTrue(s.was.Conditions, datav1alpha1.OperationReady)
 }
 
+// Ended tells whether the run's Job has ended.
+func (s *Round) Ended() bool { return s.Job != nil && jobEnd(s.Job) != nil }
+
 // Warn names what is taken and does nothing.
 func (s *Round) Warn(message string) { s.notSupported(message) }
 

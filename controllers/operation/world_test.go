@@ -283,7 +283,8 @@ func (w *world) ends(job *batchv1.Job, how batchv1.JobConditionType) {
 func (w *world) passes(d time.Duration, obj client.Object) {
 	w.Helper()
 	w.clock.Step(d)
-	w.must(w.Patch(w.Context(), obj, client.RawPatch(types.MergePatchType, fmt.Appendf(nil, `{"metadata":{"annotations":{"test/now":"%d"}}}`, w.clock.Now().Unix()))))
+	err := w.Patch(w.Context(), obj, client.RawPatch(types.MergePatchType, fmt.Appendf(nil, `{"metadata":{"annotations":{"test/now":"%d"}}}`, w.clock.Now().Unix())))
+	w.must(client.IgnoreNotFound(err)) // it may have noticed by itself, and be gone
 }
 
 func (w *world) gone(obj client.Object) {

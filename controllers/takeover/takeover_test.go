@@ -41,6 +41,7 @@ import (
 	"github.com/millrace/millrace/controllers/alluxioruntime"
 	"github.com/millrace/millrace/controllers/cacheruntime"
 	"github.com/millrace/millrace/controllers/dataload"
+	"github.com/millrace/millrace/controllers/datamigrate"
 	"github.com/millrace/millrace/controllers/dataset"
 	"github.com/millrace/millrace/controllers/engine"
 	"github.com/millrace/millrace/controllers/nodelabel"
@@ -243,6 +244,7 @@ func (c *cluster) runMillrace() {
 		cacheruntime.SetupWithManager(mgr, observer, metrics, cacheruntime.Options{Options: options, NativeImage: "cache:dev"}),
 		alluxioruntime.SetupWithManager(mgr, observer, metrics, alluxioruntime.Options{Options: options, NativeImage: "cache:dev"}),
 		dataload.SetupWithManager(mgr, observer, dataload.Options{NativeImage: "cache:dev"}),
+		datamigrate.SetupWithManager(mgr, observer, datamigrate.Options{NativeImage: "cache:dev"}),
 		notsupported.SetupWithManager(mgr),
 	))
 	done := make(chan error, 1)
@@ -384,7 +386,7 @@ func TestFluidIsReplacedInPlace(t *testing.T) {
 		t.Errorf("the finished DataLoad has phase %q, its Job: %v", load.Status.Phase, err)
 	}
 	migrate := &datav1alpha1.DataMigrate{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "copy"}}
-	c.says(migrate, datav1alpha1.OperationNotSupported, "DataMigrate")
+	c.says(migrate, datav1alpha1.OperationReady, "Job copy-migrate-migrate is at work")
 	jfs := &datav1alpha1.JuiceFSRuntime{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "jfs"}}
 	c.says(jfs, datav1alpha1.RuntimeNotSupported, "JuiceFSRuntime")
 

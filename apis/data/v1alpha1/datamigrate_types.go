@@ -14,7 +14,7 @@ type DatasetToMigrate struct {
 	// namespace of the Dataset.
 	// +kubebuilder:validation:MaxLength=253
 	Namespace string `json:"namespace"`
-	// path within the Dataset; all of it if empty.
+	// path within the Dataset, a directory or, to copy from, a file; all of it if empty.
 	// +kubebuilder:validation:MaxLength=4096
 	// +optional
 	Path string `json:"path,omitempty"`
@@ -52,22 +52,27 @@ type DataMigrateSpec struct {
 	From DataToMigrate `json:"from"`
 	// to is the destination.
 	To DataToMigrate `json:"to"`
-	// block keeps others from using the Dataset meanwhile.
+	// block has other operations on the Dataset, and pods that ask for it, wait
+	// meanwhile.
 	// +optional
 	Block bool `json:"block,omitempty"`
-	// runtimeType that copies; the Dataset's own if empty.
+	// runtimeType does nothing: the native engine copies.
 	// +kubebuilder:validation:MaxLength=63
 	// +optional
 	RuntimeType string `json:"runtimeType,omitempty"`
-	// options of the copy.
+	// options of the copy: concurrency is how many files are copied at once, and
+	// those that begin with from. or to. are options of an externalStorage, such as
+	// to.endpoint.
 	// +kubebuilder:validation:MaxProperties=128
 	// +optional
 	Options map[string]string `json:"options,omitempty"`
-	// policy: Once (the default), Cron or OnEvent.
+	// policy: Once (the default), Cron (at the times of schedule) or OnEvent (now,
+	// and whenever the sources of the Dataset that is copied from have changed).
 	// +kubebuilder:default=Once
 	// +optional
 	Policy Policy `json:"policy,omitempty"`
-	// schedule of policy Cron.
+	// schedule of policy Cron in UTC: five fields such as '0 3 * * *', a name such
+	// as @daily, or '@every 90m'.
 	// +kubebuilder:validation:MaxLength=256
 	// +optional
 	Schedule string `json:"schedule,omitempty"`
@@ -99,7 +104,7 @@ type DataMigrateSpec struct {
 	// resources of the container.
 	// +optional
 	Resources corev1.ResourceRequirements `json:"resources,omitempty"`
-	// parallelism is how many pods copy at once.
+	// parallelism does nothing above 1: one pod copies.
 	// +kubebuilder:default=1
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=10000
@@ -111,8 +116,7 @@ type DataMigrateSpec struct {
 	ParallelOptions map[string]string `json:"parallelOptions,omitempty"`
 }
 
-// DataMigrate copies data between Datasets and other storage. It is taken and
-// not run: a condition NotSupported says what to do.
+// DataMigrate copies data between Datasets and other storage.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status

@@ -56,7 +56,7 @@ func (p *program) command() *cobra.Command {
 	root.PersistentFlags().String(pprofFlag, os.Getenv(contract.EnvPprof), "where to serve profiles, such as 127.0.0.1:6060; empty for nowhere")
 	component.TLSFlags(root.PersistentFlags(), p.files)
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.AddCommand(masterCommand(p), workerCommand(p), fuseCommand(p), fuseReadyCommand(), loadCommand(p), bridgeCommand(), prepareCommand())
+	root.AddCommand(masterCommand(p), workerCommand(p), fuseCommand(p), fuseReadyCommand(), loadCommand(p), migrateCommand(p), bridgeCommand(), prepareCommand())
 	return root
 }
 

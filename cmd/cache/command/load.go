@@ -33,11 +33,7 @@ func loadCommand(p *program) *cobra.Command {
 			if err != nil {
 				message = err.Error()
 			}
-			// Only a kubelet makes this file.
-			if f, e := os.OpenFile(termination, os.O_WRONLY|os.O_TRUNC, 0); e == nil {
-				_, _ = f.WriteString(message)
-				_ = f.Close()
-			}
+			lastWords(termination, message)
 			return err
 		},
 	}

@@ -15,9 +15,6 @@ import (
 	"github.com/millrace/millrace/runtime/source/s3"
 )
 
-// s3Schemes are stores that speak the protocol of S3 at an endpoint of theirs.
-var s3Schemes = []string{"s3", "s3a", "s3n", "oss", "cos", "cosn", "obs", "gs", "minio", "tos"}
-
 // Open opens a source; ErrInvalid names the schemes that are known.
 func Open(ctx context.Context, c source.Config) (source.Store, error) {
 	scheme, _, found := strings.Cut(c.MountPoint, "://")
@@ -33,7 +30,7 @@ func Open(ctx context.Context, c source.Config) (source.Store, error) {
 	if scheme == "pvc" {
 		return nil, fmt.Errorf("open source %s: write it as pvc://claim or pvc://claim/directory: %w", c.MountPoint, source.ErrInvalid)
 	}
-	if slices.Contains(s3Schemes, scheme) {
+	if slices.Contains(contract.SchemesS3, scheme) {
 		return s3.Open(ctx, c)
 	}
 	if scheme == "hdfs" {
@@ -42,5 +39,5 @@ func Open(ctx context.Context, c source.Config) (source.Store, error) {
 	if scheme == "http" || scheme == "https" {
 		return http.Open(ctx, c)
 	}
-	return nil, fmt.Errorf("open source %s: scheme %q is none of pvc, local, hdfs, http, https, %s; sftp, webdav, gcs, azblob and others need the engine cache-rclone: %w", c.MountPoint, scheme, strings.Join(s3Schemes, ", "), source.ErrInvalid)
+	return nil, fmt.Errorf("open source %s: scheme %q is none of pvc, local, hdfs, http, https, %s; sftp, webdav, gcs, azblob and others need the engine cache-rclone: %w", c.MountPoint, scheme, strings.Join(contract.SchemesS3, ", "), source.ErrInvalid)
 }
