@@ -107,21 +107,32 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{T: t, Client: apitest.Client(t), master: &master{summary: map[types.NamespacedName]contract.Summary{}},
-		clock: clocktesting.NewFakeClock(time.Now().Truncate(time.Second))}
-	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "op-"}}
-	w.must(w.Create(t.Context(), ns))
-	w.namespace = ns.Name
+	w := quietWorld(t)
 	w.start()
 	t.Cleanup(func() { w.stop() })
 	return w
 }
 
+// quietWorld is one in which nothing is at work yet.
+func quietWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{T: t, Client: apitest.Client(t), master: &master{summary: map[types.NamespacedName]contract.Summary{}},
+		clock: clocktesting.NewFakeClock(time.Now().Truncate(time.Second))}
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "op-"}}
+	w.must(w.Create(t.Context(), ns))
+	w.namespace = ns.Name
+	return w
+}
+
 // start runs a manager; stop ends it.
-func (w *world) start() {
+func (w *world) start() { w.Helper(); w.startWith(nil) }
+
+// startWith runs one that writes with a client of the test's.
+func (w *world) startWith(newClient client.NewClientFunc) {
 	w.Helper()
 	mgr, err := ctrl.NewManager(apitest.Config(w.T), ctrl.Options{
 		Scheme: apitest.Scheme(), Metrics: server.Options{BindAddress: "0"}, Controller: config.Controller{SkipNameValidation: ptr.To(true)},
+		NewClient: newClient,
 	})
 	w.must(err)
 	options := operation.Options{Turns: operation.NewTurns(), Clock: w.clock}
