@@ -265,3 +265,15 @@ func TestSwitchesLeaveTheirPartsOut(t *testing.T) {
 		t.Errorf("subjects %+v", binding.Subjects)
 	}
 }
+
+func TestClassesOfOtherEnginesAreSwitchedByValues(t *testing.T) {
+	if render(t)["CacheRuntimeClass/rclone"] == nil {
+		t.Error("class rclone is missing")
+	}
+	if render(t, "classes.rclone.enabled=false")["CacheRuntimeClass/rclone"] != nil {
+		t.Error("class rclone is there although it is switched off")
+	}
+	if text, err := helm(t, "template", "millrace", ".", "--set", "classes.rclone.enabled=maybe"); err == nil || !strings.Contains(text, "enabled") {
+		t.Errorf("a value that is neither true nor false: %v\n%s", err, text)
+	}
+}
