@@ -144,7 +144,8 @@ func TestACopyThatWasBrokenOffGoesOn(t *testing.T) {
 	if err := c.Run(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if p := c.Progress(); p.Kept != 17 || p.FilesDone != 40 {
+	// Those that were being written when it broke off may be missing.
+	if p := c.Progress(); p.Kept < 17-3 || p.Kept > 17 || p.FilesDone != 40 {
 		t.Errorf("the second copy: %+v", p)
 	}
 }
