@@ -30,7 +30,7 @@ kind: Dataset
 metadata: {name: 1.old, finalizers: [lax.fluid.io/f]}
 spec: {mounts: [{mountPoint: "demofs:///", name: a}, {mountPoint: "s3://b", name: a}]}
 status: {phase: Bound, conditions: [{type: Ready, status: "True", reason: Dataset is ready, lastUpdateTime: "2024-01-01T00:00:00Z"}]}
-`, `{"spec": {"mounts": [{"mountPoint": "otherfs:///"}]}}`},
+`, `{"spec": {"mounts": [{"mountPoint": "pvc://"}]}}`},
 		"an AlluxioRuntime with a long name, equal marks and a bad volume": {"alluxioruntimes", `
 kind: AlluxioRuntime
 metadata: {name: ` + strings.Repeat("x", 60) + `, finalizers: [lax.fluid.io/f]}
