@@ -1,2 +1,0 @@
-// Package millrace is the Helm chart; its Go is tests of what it renders.
-package millrace

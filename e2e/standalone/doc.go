@@ -1,2 +1,0 @@
-// Package standalone is tests of the cache without Kubernetes.
-package standalone

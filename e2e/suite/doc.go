@@ -1,2 +1,0 @@
-// Package suite is tests on a local cluster.
-package suite
