@@ -58,13 +58,13 @@ func ParseLoadOptions(options map[string]string) (o LoadOptions, unknown []strin
 			if !ok || n < 1 || n > MaxLoadParallelism {
 				return o, nil, badOption(name, value, fmt.Sprintf("give a whole number from 1 to %d", MaxLoadParallelism))
 			}
-			o.Parallelism = int32(n)
+			o.Parallelism = n
 		case LoadPriority:
 			n, ok := parseWhole(value)
 			if !ok || n < -MaxLoadPriority || n > MaxLoadPriority {
 				return o, nil, badOption(name, value, fmt.Sprintf("give a whole number from -%[1]d to %[1]d; 0 is the default, and higher goes first", MaxLoadPriority))
 			}
-			o.Priority = int32(n)
+			o.Priority = n
 		case LoadKeep:
 			if !slices.Contains([]string{LoadKeepPin, LoadKeepUnpin, LoadKeepFree}, value) {
 				return o, nil, badOption(name, value, "give pin, unpin or free")
