@@ -13,6 +13,7 @@ import (
 
 	"github.com/millrace/millrace/apis/contract"
 	datav1alpha1 "github.com/millrace/millrace/apis/data/v1alpha1"
+	"github.com/millrace/millrace/controllers/operation"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -85,7 +86,7 @@ func TestPain7ProgressSaysHowLongItWillTake(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if diff := cmp.Diff(&tc.want, progressOf(tc.load)); diff != "" {
+			if diff := cmp.Diff(&tc.want, operation.ProgressOf(tc.load)); diff != "" {
 				t.Errorf("(-want +got)\n%s", diff)
 			}
 		})

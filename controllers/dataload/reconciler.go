@@ -135,7 +135,7 @@ func (w *work) Observe(_ context.Context, s *operation.Round) (operation.News, e
 	if !known {
 		return operation.News{Behind: true}, nil
 	}
-	s.Status.Progress = progressOf(load)
+	s.Status.Progress = operation.ProgressOf(load)
 	return operation.News{Failure: load.Message, Behind: load.Phase == contract.LoadRunning}, nil
 }
 

@@ -16,7 +16,10 @@ func ProgressOf(l contract.LoadSummary) *datav1alpha1.OperationProgress {
 	p := &datav1alpha1.OperationProgress{
 		Percent:   bytesize.Percent(l.BytesDone, l.BytesTotal, l.Phase == contract.LoadComplete),
 		BytesDone: l.BytesDone, BytesTotal: l.BytesTotal, FilesDone: l.FilesDone, FilesTotal: l.FilesTotal,
-		BytesPerSecond: l.BytesPerSecond,
+		BytesPerSecond: l.BytesPerSecond, FilesFailed: l.FilesFailed,
+	}
+	for _, f := range l.Failures {
+		p.Failures = append(p.Failures, datav1alpha1.FileFailure{Path: f.Path, Error: f.Error})
 	}
 	if left := l.BytesTotal - l.BytesDone; l.Phase == contract.LoadRunning && left > 0 && l.BytesPerSecond > 0 {
 		eta := time.Duration(float64(left) / float64(l.BytesPerSecond) * float64(time.Second)).Round(time.Second)

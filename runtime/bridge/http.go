@@ -1,17 +1,10 @@
 package bridge
 
 import (
-	"encoding/json"
 	"net/http"
-	"time"
 
 	"github.com/millrace/millrace/apis/contract"
-)
-
-const (
-	summaryPeriod    = time.Second      // between two summaries of a stream
-	summaryHeartbeat = 15 * time.Second // after which the last one is sent again
-	slowPeer         = 10 * time.Second // for one summary to be taken
+	"github.com/millrace/millrace/runtime/summary"
 )
 
 // Handler serves the Summary below contract.PathEngine, and health.
@@ -31,34 +24,5 @@ func (b *Bridge) serveSummary(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	b.tell(r.PathValue("start"))
-	w.Header().Set("Content-Type", "application/json")
-	out := json.NewEncoder(w)
-	if r.URL.Query().Get("watch") != "true" {
-		_ = out.Encode(b.Summary())
-		return
-	}
-	control := http.NewResponseController(w)
-	for {
-		changed := b.changedSignal()
-		_ = control.SetWriteDeadline(time.Now().Add(slowPeer))
-		if out.Encode(b.Summary()) != nil || control.Flush() != nil {
-			return
-		}
-		if !pause(r, summaryPeriod, nil) || !pause(r, summaryHeartbeat-summaryPeriod, changed) {
-			return
-		}
-	}
-}
-
-// pause waits for a time or a signal; false when the request ends.
-func pause(r *http.Request, d time.Duration, signal <-chan struct{}) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-signal:
-	case <-r.Context().Done():
-		return false
-	}
-	return true
+	summary.Serve(w, r, nil, b.Summary, b.changedSignal)
 }

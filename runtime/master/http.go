@@ -3,25 +3,15 @@ package master
 import (
 	"encoding/json"
 	"net/http"
-	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"github.com/millrace/millrace/apis/contract"
 	"github.com/millrace/millrace/runtime/namespace"
+	"github.com/millrace/millrace/runtime/summary"
 	"github.com/millrace/millrace/runtime/wire/wirepb"
 )
-
-const (
-	summaryPeriod    = time.Second      // between two summaries of a stream
-	summaryHeartbeat = 15 * time.Second // after which the last one is sent again
-	slowPeer         = 10 * time.Second // for one summary to be taken
-)
-
-// A master tells its numbers within its half of the age of a status, or this
-// does not compile.
-const _ = uint64(contract.StatusAge/2 - summaryPeriod)
 
 // Handler serves the HTTP interface of the contract; metrics serves the metrics.
 func (m *Master) Handler(metrics http.Handler) http.Handler {
@@ -100,36 +90,5 @@ func httpCode(c codes.Code) int {
 }
 
 func (m *Master) serveSummary(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("Content-Type", "application/json")
-	out := json.NewEncoder(w)
-	if r.URL.Query().Get("watch") != "true" {
-		_ = out.Encode(m.Summary())
-		return
-	}
-	control := http.NewResponseController(w)
-	for {
-		changed := m.changedSignal()
-		_ = control.SetWriteDeadline(time.Now().Add(slowPeer))
-		if out.Encode(m.Summary()) != nil || control.Flush() != nil {
-			return
-		}
-		if !m.pause(r, summaryPeriod, nil) || !m.pause(r, summaryHeartbeat-summaryPeriod, changed) {
-			return
-		}
-	}
-}
-
-// pause waits for a time or a signal; false when the request or the master ends.
-func (m *Master) pause(r *http.Request, d time.Duration, signal <-chan struct{}) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-signal:
-	case <-r.Context().Done():
-		return false
-	case <-m.ctx.Done():
-		return false
-	}
-	return true
+	summary.Serve(w, r, m.ctx.Done(), m.Summary, m.changedSignal)
 }
