@@ -48,8 +48,8 @@ func newPlace(t *testing.T, name string) *place {
 // dump shows what kubectl would show, for a failure's log.
 func (p *place) dump(ctx context.Context) {
 	for _, args := range [][]string{
-		{"get", "datasets,cacheruntimes,alluxioruntimes,dataloads,localityslices,pods,pvc", "-o", "wide", "-n", p.namespace},
-		{"get", "datasets,dataloads", "-o", "yaml", "-n", p.namespace},
+		{"get", "datasets,cacheruntimes,alluxioruntimes,dataloads,datamigrates,dataprocesses,localityslices,jobs,pods,pvc", "-o", "wide", "-n", p.namespace},
+		{"get", "datasets,dataloads,datamigrates,dataprocesses", "-o", "yaml", "-n", p.namespace},
 		{"get", "events", "-n", p.namespace, "--sort-by=.lastTimestamp"},
 		{"logs", "-n", p.namespace, "-l", "cacheruntime.fluid.io/name", "--tail=30", "--prefix", "--all-containers"},
 		{"logs", "-n", "fluid-system", "-l", "app=millrace-manager", "--tail=40"},
