@@ -46,9 +46,12 @@ func TestADataMigrateTellsHowFarItIsAndWhatItDid(t *testing.T) {
 			{Name: "secret-key", ValueFrom: datav1alpha1.EncryptOptionSource{SecretKeyRef: datav1alpha1.SecretKeySelector{Name: "keys", Key: "sk"}}}}}},
 	}}
 	// The pod that copies.
+	var id string
+	made := make(chan struct{}) // closed when id is known
 	pod := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		<-made
 		_ = json.NewEncoder(w).Encode(contract.Summary{Revision: 1, Loads: []contract.LoadSummary{{
-			ID: "migrate-" + string(dm.UID), Phase: contract.LoadRunning, BytesTotal: 1000, BytesDone: 250, FilesTotal: 4, FilesDone: 1, BytesPerSecond: 75,
+			ID: id, Phase: contract.LoadRunning, BytesTotal: 1000, BytesDone: 250, FilesTotal: 4, FilesDone: 1, BytesPerSecond: 75,
 		}}})
 		_ = http.NewResponseController(w).Flush()
 		<-r.Context().Done()
@@ -79,6 +82,8 @@ func TestADataMigrateTellsHowFarItIsAndWhatItDid(t *testing.T) {
 	ds.Status.Phase = datav1alpha1.BoundDatasetPhase
 	must(c.Status().Update(t.Context(), ds))
 	must(c.Create(t.Context(), dm))
+	id = "migrate-" + string(dm.UID)
+	close(made)
 	until := func(what string, seen func() bool) {
 		t.Helper()
 		for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
