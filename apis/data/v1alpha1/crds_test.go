@@ -65,7 +65,8 @@ func TestColumnsAreThoseThatFluidsUsersKnow(t *testing.T) {
 		"databackups": {"Dataset .spec.dataset", "Phase .status.phase", "Path .status.infos.BackupLocationPath",
 			"NodeName .status.infos.BackupLocationNodeName", "Duration .status.duration", age},
 		"dataprocesses": {"Dataset .spec.dataset.name", "Phase .status.phase", age, "Duration .status.duration"},
-		"dataloads":     {"Dataset .spec.dataset.name", "Phase .status.phase", age, "Duration .status.duration", "Progress .status.progress.percent"},
+		"dataloads": {"Dataset .spec.dataset.name", "Phase .status.phase", age, "Duration .status.duration", "Progress .status.progress.percent",
+			"wide Failed Files .status.progress.filesFailed"},
 	} {
 		t.Run(plural, func(t *testing.T) {
 			var got []string

@@ -328,7 +328,7 @@ type OperationStatus struct {
 // +kubebuilder:printcolumn:name="Age",type="date",JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:printcolumn:name="Duration",type="string",JSONPath=`.status.duration`
 // +kubebuilder:printcolumn:name="Progress",type="string",JSONPath=`.status.progress.percent`
-// +kubebuilder:printcolumn:name="Failed Files",type="integer",JSONPath=`.status.progress.filesFailed`
+// +kubebuilder:printcolumn:name="Failed Files",type="integer",JSONPath=`.status.progress.filesFailed`,priority=1
 type DataLoad struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
