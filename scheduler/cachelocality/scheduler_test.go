@@ -239,7 +239,7 @@ func TestPodThatRequiresADatasetWaitsForItsWorkers(t *testing.T) {
 			return err.Error()
 		}
 		for _, c := range p.Status.Conditions {
-			if c.Type == corev1.PodScheduled && strings.Contains(c.Message, "no node has a cache worker of Dataset late") {
+			if c.Type == corev1.PodScheduled && strings.Contains(c.Message, "no node has a cache worker of Dataset default/late") {
 				return ""
 			}
 		}
