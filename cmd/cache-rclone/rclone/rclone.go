@@ -15,6 +15,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/cenkalti/backoff/v5"
 	"github.com/rclone/rclone/fs"
 	"github.com/rclone/rclone/fs/fshttp"
 	"github.com/rclone/rclone/fs/hash"
@@ -314,15 +315,31 @@ func (s *Store) Open(ctx context.Context, o source.Object, off, n int64) (io.Rea
 		return nil, s.failed("read", o.Path, err)
 	}
 	ctx = s.with(ctx)
-	now, err := s.same(ctx, o)
+	// A connection that idled may have been closed by the server at any time.
+	pause := backoff.NewExponentialBackOff()
+	pause.InitialInterval = 100 * time.Millisecond
+	in, err := backoff.Retry(ctx, func() (io.ReadCloser, error) {
+		in, err := s.begin(ctx, o, off, n)
+		if err != nil {
+			err = s.failed("read", o.Path, err)
+		}
+		if !errors.Is(err, source.ErrUnavailable) {
+			err = backoff.Permanent(err)
+		}
+		return in, err
+	}, backoff.WithBackOff(pause), backoff.WithMaxTries(attempts))
 	if err != nil {
-		return nil, s.failed("read", o.Path, err)
-	}
-	in, err := now.Open(ctx, &fs.RangeOption{Start: off, End: off + n - 1})
-	if err != nil {
-		return nil, s.failed("read", o.Path, err)
+		return nil, err
 	}
 	return &part{ctx: ctx, store: s, object: o, in: in, left: n}, nil
+}
+
+func (s *Store) begin(ctx context.Context, o source.Object, off, n int64) (io.ReadCloser, error) {
+	now, err := s.same(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	return now.Open(ctx, &fs.RangeOption{Start: off, End: off + n - 1})
 }
 
 // same is the file if it is still of o's version.

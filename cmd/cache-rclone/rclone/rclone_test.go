@@ -81,7 +81,7 @@ func startSSH(t *testing.T) *sshd {
 	for name, value := range map[string]string{
 		"authorized": text("user.pub"),
 		"sshd_config": fmt.Sprintf("Port %s\nListenAddress 127.0.0.1\nHostKey %[2]s/host\nAuthorizedKeysFile %[2]s/authorized\nPidFile none\nUsePAM no\nStrictModes no\n"+
-			"PermitRootLogin prohibit-password\nPasswordAuthentication no\nSubsystem sftp internal-sftp\n", s.port, s.files),
+			"PermitRootLogin prohibit-password\nPasswordAuthentication no\nMaxStartups 100\nSubsystem sftp internal-sftp\n", s.port, s.files),
 	} {
 		if err := os.WriteFile(filepath.Join(s.files, name), []byte(value), 0o600); err != nil {
 			t.Fatal(err)
