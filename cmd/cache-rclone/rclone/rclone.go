@@ -315,23 +315,28 @@ func (s *Store) Open(ctx context.Context, o source.Object, off, n int64) (io.Rea
 		return nil, s.failed("read", o.Path, err)
 	}
 	ctx = s.with(ctx)
-	// A connection that idled may have been closed by the server at any time.
-	pause := backoff.NewExponentialBackOff()
-	pause.InitialInterval = 100 * time.Millisecond
-	in, err := backoff.Retry(ctx, func() (io.ReadCloser, error) {
-		in, err := s.begin(ctx, o, off, n)
-		if err != nil {
-			err = s.failed("read", o.Path, err)
-		}
-		if !errors.Is(err, source.ErrUnavailable) {
-			err = backoff.Permanent(err)
-		}
-		return in, err
-	}, backoff.WithBackOff(pause), backoff.WithMaxTries(attempts))
+	in, err := again(ctx, s, o.Path, func() (io.ReadCloser, error) { return s.begin(ctx, o, off, n) })
 	if err != nil {
 		return nil, err
 	}
 	return &part{ctx: ctx, store: s, object: o, in: in, left: n}, nil
+}
+
+// again does f until it is answered: a connection that idled may have been closed
+// by the server at any time.
+func again[T any](ctx context.Context, s *Store, p string, f func() (T, error)) (T, error) {
+	pause := backoff.NewExponentialBackOff()
+	pause.InitialInterval = 100 * time.Millisecond
+	return backoff.Retry(ctx, func() (T, error) {
+		out, err := f()
+		if err != nil {
+			err = s.failed("read", p, err)
+		}
+		if !errors.Is(err, source.ErrUnavailable) {
+			err = backoff.Permanent(err)
+		}
+		return out, err
+	}, backoff.WithBackOff(pause), backoff.WithMaxTries(attempts))
 }
 
 func (s *Store) begin(ctx context.Context, o source.Object, off, n int64) (io.ReadCloser, error) {
@@ -371,8 +376,8 @@ func (p *part) Read(buf []byte) (int, error) {
 	p.left -= int64(n)
 	if p.left == 0 {
 		// The last bytes are given once it is known whose they are.
-		if _, err := p.store.same(p.ctx, p.object); err != nil {
-			return 0, p.store.failed("read", p.object.Path, err)
+		if _, err := again(p.ctx, p.store, p.object.Path, func() (fs.Object, error) { return p.store.same(p.ctx, p.object) }); err != nil {
+			return 0, err
 		}
 		return n, nil
 	}

@@ -158,7 +158,7 @@ func (s *sshd) put(t *testing.T, p string, data []byte) {
 func (s *sshd) config(t *testing.T, p string) source.Config {
 	return source.Config{
 		MountPoint: "sftp://root@127.0.0.1:" + s.port + p, Egress: policy(t, "127.0.0.0/8"),
-		Options:        map[string]string{"host_keys": s.hostKey, "region": "of another mount", "timeout": "5s"},
+		Options:        map[string]string{"host_keys": s.hostKey, "region": "of another mount", "timeout": "2m"},
 		EncryptOptions: map[string]string{"key_pem": s.key},
 	}
 }
@@ -186,7 +186,7 @@ func TestSuiteAgainstARealSSHServer(t *testing.T) {
 func webdav(t *testing.T, server *webserver.Server, below string, allow ...string) source.Config {
 	return source.Config{
 		MountPoint: strings.Replace(server.URL, "http", "webdav", 1) + below, Egress: policy(t, allow...),
-		Options: map[string]string{"user": "me", "timeout": "5s"}, EncryptOptions: map[string]string{"pass": "pass"},
+		Options: map[string]string{"user": "me", "timeout": "2m"}, EncryptOptions: map[string]string{"pass": "pass"},
 	}
 }
 
