@@ -22,21 +22,6 @@ spec:
     options: {dir-cache-time: 5s}
     tieredStore: {levels: [{emptyDir: {quota: 64Mi}}]}
 `
-	sidecarReaderManifest = `
-apiVersion: v1
-kind: Pod
-metadata: {name: $NAME, labels: {serverless.fluid.io/inject: "true"}}
-spec:
-  restartPolicy: Never
-  terminationGracePeriodSeconds: 1
-  containers:
-    - name: read
-      image: docker.io/local/stage:dev
-      imagePullPolicy: IfNotPresent
-      args: [$ARGS]
-      volumeMounts: [{name: data, mountPath: /data, readOnly: true}]
-  volumes: [{name: data, persistentVolumeClaim: {claimName: $DATASET, readOnly: true}}]
-`
 )
 
 func TestABucketIsReadThroughAClassOfClientsAlone(t *testing.T) {
@@ -50,7 +35,7 @@ func TestABucketIsReadThroughAClassOfClientsAlone(t *testing.T) {
 			t.Errorf("numbers that nobody counts: %s, %v", ds.Status.UfsTotal, ds.Status.CacheStates)
 		}
 		p.reader("read", "files", "copy", "--sha256", "/data/large", "/data/sub/small")
-		p.apply(fill(sidecarReaderManifest, map[string]string{"$NAME": "beside", "$DATASET": "files", "$ARGS": `copy, --sha256, /data/large, /data/sub/small`}))
+		p.apply(fill(withSidecar(readerManifest), map[string]string{"$NAME": "beside", "$DATASET": "files", "$ARGS": `copy, --sha256, /data/large, /data/sub/small`}))
 		p.reads("read")
 		p.reads("beside")
 		for _, pod := range p.pods("beside") {

@@ -59,8 +59,8 @@ spec: {mounts: [{mountPoint: dataset://origin/training/train}]}
 		if others := view.pods("training"); len(others) > 0 || len(p.pods("training-client")) != 1 {
 			p.t.Errorf("%d pods of a cache beside the reader's, %d FUSE pods at the origin", len(others), len(p.pods("training-client")))
 		}
-		view.rejected(strings.Replace(fill(readerManifest, map[string]string{"$NAME": "sidecar", "$DATASET": "view", "$ARGS": `"copy", "/data/a.bin"`}),
-			"{name: sidecar}", `{name: sidecar, labels: {serverless.fluid.io/inject: "true"}}`, 1), "namespace origin", "Secrets", contract.LabelServerfulFuse)
+		view.rejected(fill(withSidecar(readerManifest), map[string]string{"$NAME": "sidecar", "$DATASET": "view", "$ARGS": `"copy", "/data/a.bin"`}),
+			"namespace origin", "Secrets", contract.LabelServerfulFuse)
 
 		// A file that comes at the source is there once it was looked at.
 		before := p.bound("training").Status.Source.Snapshot

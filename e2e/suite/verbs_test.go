@@ -146,6 +146,11 @@ spec:
 `
 )
 
+// withSidecar is the manifest of a pod that asks for one.
+func withSidecar(manifest string) string {
+	return strings.Replace(manifest, "{name: $NAME}", `{name: $NAME, labels: {serverless.fluid.io/inject: "true"}}`, 1)
+}
+
 func fill(manifest string, pairs map[string]string) string {
 	all := map[string]string{"$QUOTA": "1Gi", "$REPLICAS": "2", "$PATH": "/"}
 	maps.Copy(all, pairs)
